@@ -1,0 +1,1 @@
+//! Types that the operator and the runtime share.
