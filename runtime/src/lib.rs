@@ -1,1 +1,8 @@
-//! Weir runtime.
+//! Weir's runtime: stateful stream jobs with exactly-once state.
+pub mod checkpoint;
+pub mod connectors;
+pub mod data;
+pub mod dataflow;
+pub mod error;
+pub mod observe;
+pub mod state;

@@ -255,7 +255,7 @@ pub struct TaskManagerConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ProcessConfig {
-    JobManager(JobManagerConfig),
+    JobManager(Box<JobManagerConfig>),
     TaskManager(TaskManagerConfig),
 }
 
@@ -272,11 +272,11 @@ mod tests {
     #[test]
     fn a_process_config_survives_json() {
         let job = JobConfig::new(JobName { namespace: "default".into(), name: "flights".into() }, 2);
-        let c = ProcessConfig::JobManager(JobManagerConfig {
+        let c = ProcessConfig::JobManager(Box::new(JobManagerConfig {
             rest_address: "0.0.0.0:8081".into(),
             rpc_address: "0.0.0.0:6123".into(),
             job,
-        });
+        }));
         assert_eq!(serde_json::from_str::<ProcessConfig>(&serde_json::to_string(&c).unwrap()).unwrap(), c);
     }
 }

@@ -1,0 +1,86 @@
+//! What a record, a key and a state value must be able to do: be encoded, be decoded, describe its type, and (keys) be hashed.
+//!
+//! One compact binary encoding serves the wire between processes and the snapshot files. `#[derive(Record)]`,
+//! `#[derive(State)]` and `#[derive(Key)]` write the impls; the impls for primitives and collections are in [`primitives`].
+mod hash;
+mod primitives;
+mod schema;
+
+pub use compact_str::CompactString as Str;
+pub use hash::{HASH_VERSION, hash_bytes, hash_combine, hash_u64};
+pub use schema::{Field, Type, Variant};
+
+/// Bytes that are not an encoding of the expected type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("the bytes end {missing} short of a whole value")]
+    Truncated { missing: usize },
+    #[error("{0}")]
+    Invalid(&'static str),
+}
+
+/// A type that travels between tasks and lies in snapshots.
+///
+/// `encode` then `decode` gives an equal value. The encoding has no type tags: the reader must know the [`Type`], which
+/// snapshots carry beside the data. Integers are little-endian and of fixed width; lengths are LEB128 varints.
+pub trait Data: Clone + Send + Sync + 'static {
+    /// Appends the encoding of `self`.
+    fn encode(&self, out: &mut Vec<u8>);
+    /// Reads one value from the front of `input` and moves `input` behind it. Never panics and never allocates more than
+    /// a small multiple of `input`'s length, whatever the bytes are.
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError>;
+    /// The shape of the type, as stored in snapshots and compared on restore.
+    fn type_of() -> Type;
+}
+
+/// A type that records can be keyed by.
+///
+/// The hash decides the key group, so it must never change for a given value: implementations use only [`hash_u64`],
+/// [`hash_bytes`] and [`hash_combine`].
+pub trait Key: Data + Eq {
+    fn key_hash(&self) -> u64;
+}
+
+/// Takes the next `n` bytes off the front of `input`.
+#[inline]
+pub fn take<'a>(input: &mut &'a [u8], n: usize) -> Result<&'a [u8], DecodeError> {
+    match input.split_at_checked(n) {
+        Some((head, tail)) => {
+            *input = tail;
+            Ok(head)
+        }
+        None => Err(DecodeError::Truncated { missing: n - input.len() }),
+    }
+}
+
+/// Appends `n` as an LEB128 varint.
+#[inline]
+pub fn put_len(out: &mut Vec<u8>, n: usize) {
+    let mut n = n as u64;
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
+/// Reads an LEB128 varint of at most ten bytes.
+#[inline]
+pub fn take_len(input: &mut &[u8]) -> Result<usize, DecodeError> {
+    let mut n = 0u64;
+    for shift in (0..64).step_by(7) {
+        let byte = take(input, 1)?[0];
+        let part = u64::from(byte & 0x7f);
+        if shift == 63 && part > 1 {
+            break;
+        }
+        n |= part << shift;
+        if byte & 0x80 == 0 {
+            return usize::try_from(n).map_err(|_| DecodeError::Invalid("a length does not fit the address space"));
+        }
+    }
+    Err(DecodeError::Invalid("a length is longer than 64 bits"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,276 @@
+//! `Data` and `Key` of primitives, strings, options, collections and tuples.
+use super::{Data, DecodeError, Key, Str, Type, hash_bytes, hash_combine, hash_u64, put_len, take, take_len};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+
+macro_rules! integers {
+    ($($t:ident $type:ident),*) => {$(
+        impl Data for $t {
+            #[inline]
+            fn encode(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
+            #[inline]
+            fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+                const N: usize = size_of::<$t>();
+                let mut bytes = [0; N];
+                bytes.copy_from_slice(take(input, N)?);
+                Ok(Self::from_le_bytes(bytes))
+            }
+            fn type_of() -> Type {
+                Type::$type
+            }
+        }
+    )*};
+}
+integers!(u8 U8, u16 U16, u32 U32, u64 U64, u128 U128, i8 I8, i16 I16, i32 I32, i64 I64, i128 I128, f32 F32, f64 F64);
+
+macro_rules! integer_keys {
+    ($($t:ident),*) => {$(
+        impl Key for $t {
+            #[inline]
+            fn key_hash(&self) -> u64 {
+                hash_u64(*self as u64)
+            }
+        }
+    )*};
+}
+integer_keys!(u8, u16, u32, u64, i8, i16, i32, i64);
+
+impl Key for u128 {
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        hash_combine(hash_u64(*self as u64), hash_u64((*self >> 64) as u64))
+    }
+}
+impl Key for i128 {
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        (*self as u128).key_hash()
+    }
+}
+
+impl Data for () {
+    fn encode(&self, _: &mut Vec<u8>) {}
+    fn decode(_: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(())
+    }
+    fn type_of() -> Type {
+        Type::Unit
+    }
+}
+impl Key for () {
+    fn key_hash(&self) -> u64 {
+        hash_u64(0)
+    }
+}
+
+impl Data for bool {
+    #[inline]
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(*self));
+    }
+    #[inline]
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        match take(input, 1)?[0] {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(DecodeError::Invalid("a bool is neither 0 nor 1")),
+        }
+    }
+    fn type_of() -> Type {
+        Type::Bool
+    }
+}
+impl Key for bool {
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        hash_u64(u64::from(*self))
+    }
+}
+
+impl Data for char {
+    fn encode(&self, out: &mut Vec<u8>) {
+        u32::from(*self).encode(out);
+    }
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        Self::from_u32(u32::decode(input)?).ok_or(DecodeError::Invalid("a char is not a Unicode scalar value"))
+    }
+    fn type_of() -> Type {
+        Type::Char
+    }
+}
+impl Key for char {
+    fn key_hash(&self) -> u64 {
+        hash_u64(u64::from(u32::from(*self)))
+    }
+}
+
+macro_rules! strings {
+    ($($t:ident),*) => {$(
+        impl Data for $t {
+            #[inline]
+            fn encode(&self, out: &mut Vec<u8>) {
+                put_len(out, self.len());
+                out.extend_from_slice(self.as_bytes());
+            }
+            #[inline]
+            fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+                let n = take_len(input)?;
+                let text = std::str::from_utf8(take(input, n)?).map_err(|_| DecodeError::Invalid("a string is not UTF-8"))?;
+                Ok($t::from(text))
+            }
+            fn type_of() -> Type {
+                Type::String
+            }
+        }
+        impl Key for $t {
+            #[inline]
+            fn key_hash(&self) -> u64 {
+                hash_bytes(self.as_bytes())
+            }
+        }
+    )*};
+}
+strings!(String, Str);
+
+impl<T: Data> Data for Option<T> {
+    #[inline]
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            None => out.push(0),
+            Some(x) => {
+                out.push(1);
+                x.encode(out);
+            }
+        }
+    }
+    #[inline]
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        match take(input, 1)?[0] {
+            0 => Ok(None),
+            1 => T::decode(input).map(Some),
+            _ => Err(DecodeError::Invalid("an option is neither 0 nor 1")),
+        }
+    }
+    fn type_of() -> Type {
+        Type::Option(Box::new(T::type_of()))
+    }
+}
+impl<T: Key> Key for Option<T> {
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        self.as_ref().map_or_else(|| hash_u64(0), |x| hash_combine(1, x.key_hash()))
+    }
+}
+
+/// How many elements to make room for, given what the bytes claim and how many there are: a stranger's length must not
+/// become an allocation.
+fn room(claimed: usize, input: &[u8]) -> usize {
+    claimed.min(input.len()).min(4096)
+}
+
+impl<T: Data> Data for Vec<T> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_len(out, self.len());
+        self.iter().for_each(|x| x.encode(out));
+    }
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        let n = take_len(input)?;
+        let mut all = Self::with_capacity(room(n, input));
+        for _ in 0..n {
+            let before = input.len();
+            all.push(T::decode(input)?);
+            if input.len() == before && n > (1 << 20) {
+                return Err(DecodeError::Invalid("a list claims too many elements without a length"));
+            }
+        }
+        Ok(all)
+    }
+    fn type_of() -> Type {
+        match T::type_of() {
+            Type::U8 => Type::Bytes,
+            t => Type::List(Box::new(t)),
+        }
+    }
+}
+impl<T: Key> Key for Vec<T> {
+    fn key_hash(&self) -> u64 {
+        self.iter().fold(hash_u64(self.len() as u64), |h, x| hash_combine(h, x.key_hash()))
+    }
+}
+
+macro_rules! maps {
+    ($map:ident, $($bound:tt)*) => {
+        impl<K: Data + $($bound)*, V: Data> Data for $map<K, V> {
+            fn encode(&self, out: &mut Vec<u8>) {
+                put_len(out, self.len());
+                for (k, v) in self {
+                    k.encode(out);
+                    v.encode(out);
+                }
+            }
+            fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+                let n = take_len(input)?;
+                if n > (1 << 20) && n > input.len() {
+                    return Err(DecodeError::Invalid("a map claims more entries than there are bytes"));
+                }
+                let mut all = Self::default();
+                for _ in 0..n {
+                    let k = K::decode(input)?;
+                    all.insert(k, V::decode(input)?);
+                }
+                Ok(all)
+            }
+            fn type_of() -> Type {
+                Type::Map(Box::new(K::type_of()), Box::new(V::type_of()))
+            }
+        }
+    };
+}
+maps!(HashMap, Eq + Hash);
+maps!(BTreeMap, Ord);
+
+impl<T: Data> Data for Box<T> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (**self).encode(out);
+    }
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        T::decode(input).map(Self::new)
+    }
+    fn type_of() -> Type {
+        T::type_of()
+    }
+}
+
+macro_rules! tuples {
+    ($($name:ident $i:tt),+) => {
+        impl<$($name: Data),+> Data for ($($name,)+) {
+            #[inline]
+            fn encode(&self, out: &mut Vec<u8>) {
+                $(self.$i.encode(out);)+
+            }
+            #[inline]
+            fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+                Ok(($($name::decode(input)?,)+))
+            }
+            fn type_of() -> Type {
+                Type::Tuple(vec![$($name::type_of()),+])
+            }
+        }
+        impl<$($name: Key),+> Key for ($($name,)+) {
+            #[inline]
+            fn key_hash(&self) -> u64 {
+                let mut h = 0;
+                $(h = hash_combine(h, self.$i.key_hash());)+
+                h
+            }
+        }
+    };
+}
+tuples!(A 0);
+tuples!(A 0, B 1);
+tuples!(A 0, B 1, C 2);
+tuples!(A 0, B 1, C 2, D 3);
+tuples!(A 0, B 1, C 2, D 3, E 4);
+tuples!(A 0, B 1, C 2, D 3, E 4, F 5);

@@ -1,0 +1,37 @@
+//! The one trait that everything in a chain implements: take a batch, take a signal.
+use super::Batch;
+use crate::checkpoint::handles::Barrier;
+use crate::error::Result;
+use crate::state::snapshot::SnapshotParts;
+use std::task::{Context, Poll};
+use weir_api::ids::CheckpointId;
+
+/// A consumer of batches of `T`: an operator with what lies behind it in its chain, or the writer into an exchange.
+///
+/// One dynamic call per batch; the loops inside are monomorphized.
+pub trait Stage<T>: Send {
+    /// Takes all records of the batch and leaves it empty, with its room.
+    fn process(&mut self, batch: &mut Batch<T>) -> Result<()>;
+    /// Handles the signal, then passes it on to the stages behind.
+    fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()>;
+    /// Ready when the exchanges behind this stage take another batch. The task asks before it feeds the chain again.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+}
+
+/// What travels along a chain besides batches, in order with them.
+pub enum Signal<'a> {
+    /// Send out what is buffered (the input ran dry or the deadline passed).
+    Flush,
+    /// Event time has reached this; ms since the Unix epoch.
+    Watermark(i64),
+    /// The input has ended, or the job is drained: emit what is held back. A barrier always follows.
+    EndOfInput,
+    /// Pass the barrier on, add this stage's state to the snapshot. Sources of the records before it are complete.
+    Barrier { barrier: Barrier, parts: &'a mut SnapshotParts },
+    /// The checkpoint is complete: side effects up to it may be committed.
+    Complete(CheckpointId),
+    /// The checkpoint will never complete.
+    Aborted(CheckpointId),
+    /// The task ends; release what is held. No more batches follow.
+    Close,
+}

@@ -1,0 +1,3 @@
+//! Metrics, tracing, statistics.
+mod task;
+pub use task::TaskMetrics;

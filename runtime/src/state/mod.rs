@@ -1,0 +1,2 @@
+//! Keyed state: backends, handles, snapshot files.
+pub mod snapshot;
