@@ -1,4 +1,6 @@
 //! Weir's runtime: stateful stream jobs with exactly-once state.
+extern crate self as weir; // the derive macros write `::weir::` paths, here too
+
 pub mod checkpoint;
 pub mod connectors;
 pub mod data;

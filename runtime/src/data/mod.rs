@@ -9,6 +9,7 @@ mod schema;
 pub use compact_str::CompactString as Str;
 pub use hash::{HASH_VERSION, hash_bytes, hash_combine, hash_u64};
 pub use schema::{Field, Type, Variant};
+pub use weir_derive::{Key, Record, State};
 
 /// Bytes that are not an encoding of the expected type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
