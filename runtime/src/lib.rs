@@ -6,5 +6,6 @@ pub mod connectors;
 pub mod data;
 pub mod dataflow;
 pub mod error;
+pub mod graph;
 pub mod observe;
 pub mod state;

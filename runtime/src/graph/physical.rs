@@ -1,0 +1,130 @@
+//! From the logical graph to vertices (chains of operators) with a parallelism, and the edges between them. Pure: every
+//! process derives the same plan from the same graph and parallelism.
+use super::logical::{LogicalGraph, NodeId, NodeKind, Partition};
+use serde::{Deserialize, Serialize};
+use weir_api::ids::JobName;
+
+/// A chain of operators that run in one task per subtask. The first node is the head; the others hang behind it as a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vertex {
+    pub id: u32,
+    /// Names of the operators, joined with ` -> `.
+    pub name: String,
+    /// Producers before consumers.
+    pub nodes: Vec<NodeId>,
+    pub parallelism: u32,
+    pub is_source: bool,
+    /// Edges that end at the head.
+    pub inputs: Vec<u32>,
+    /// Edges that leave from any node of the chain.
+    pub outputs: Vec<u32>,
+}
+
+/// Records that travel between two vertices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edge {
+    pub id: u32,
+    pub from_vertex: u32,
+    pub from_node: NodeId,
+    pub to_vertex: u32,
+    pub partition: Partition,
+}
+
+/// One producer subtask to one consumer subtask along an edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ChannelId {
+    pub edge: u32,
+    pub producer: u32,
+    pub consumer: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobGraph {
+    pub vertices: Vec<Vertex>,
+    pub edges: Vec<Edge>,
+    pub max_parallelism: u32,
+}
+
+impl Vertex {
+    /// 32 hex digits, as in Flink's REST, derived from the job and the head's name.
+    pub fn rest_id(&self, job: &JobName) -> String {
+        JobName { namespace: job.to_string(), name: self.name.clone() }.job_id()
+    }
+}
+
+impl JobGraph {
+    /// Chains the graph's operators and fixes the parallelism of each vertex.
+    ///
+    /// A node is chained to its producer when it has that one input, both have the same parallelism and no record has to
+    /// change its subtask: a forward edge, or any edge where the parallelism is 1.
+    pub fn new(graph: &LogicalGraph, parallelism: u32, max_parallelism: u32) -> Self {
+        let width = |id: NodeId| graph.nodes[id].parallelism.unwrap_or(parallelism).min(max_parallelism);
+        let mut vertex_of: Vec<u32> = Vec::with_capacity(graph.nodes.len());
+        let mut vertices: Vec<Vertex> = Vec::new();
+        let mut edges: Vec<Edge> = Vec::new();
+        for (id, node) in graph.nodes.iter().enumerate() {
+            let chained = match node.inputs[..] {
+                [(from, partition)] => {
+                    let same = width(from) == width(id);
+                    (same && (partition == Partition::Forward || width(id) == 1)).then(|| vertex_of[from])
+                }
+                _ => None,
+            };
+            if let Some(v) = chained {
+                vertex_of.push(v);
+                let vertex = &mut vertices[v as usize];
+                vertex.nodes.push(id);
+                vertex.name.push_str(" -> ");
+                vertex.name.push_str(&node.name);
+                continue;
+            }
+            let v = vertices.len() as u32;
+            vertex_of.push(v);
+            let mut vertex = Vertex {
+                id: v,
+                name: node.name.clone(),
+                nodes: vec![id],
+                parallelism: width(id),
+                is_source: node.kind == NodeKind::Source,
+                inputs: Vec::new(),
+                outputs: Vec::new(),
+            };
+            for &(from, partition) in &node.inputs {
+                let partition = match partition {
+                    Partition::Forward if width(from) != width(id) => Partition::Rebalance,
+                    p => p,
+                };
+                let e = edges.len() as u32;
+                edges.push(Edge { id: e, from_vertex: vertex_of[from], from_node: from, to_vertex: v, partition });
+                vertex.inputs.push(e);
+                vertices[vertex_of[from] as usize].outputs.push(e);
+            }
+            vertices.push(vertex);
+        }
+        Self { vertices, edges, max_parallelism }
+    }
+
+    /// Slots that the job needs: a slot holds one subtask of each vertex.
+    pub fn slots(&self) -> u32 {
+        self.vertices.iter().map(|v| v.parallelism).max().unwrap_or(0)
+    }
+
+    /// Subtasks over all vertices.
+    pub fn tasks(&self) -> u32 {
+        self.vertices.iter().map(|v| v.parallelism).sum()
+    }
+
+    /// Channels of an edge, by producer, then consumer.
+    pub fn channels(&self, edge: &Edge) -> impl Iterator<Item = ChannelId> + use<> {
+        let producers = self.vertices[edge.from_vertex as usize].parallelism;
+        let consumers = self.vertices[edge.to_vertex as usize].parallelism;
+        let (edge, forward) = (edge.id, edge.partition == Partition::Forward);
+        (0..producers).flat_map(move |producer| {
+            (0..consumers).filter(move |&c| !forward || c == producer).map(move |consumer| ChannelId {
+                edge,
+                producer,
+                consumer,
+            })
+        })
+    }
+}
