@@ -1,1 +1,3 @@
 //! The operator.
+pub mod crd;
+pub mod yaml;
