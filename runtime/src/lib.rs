@@ -6,6 +6,7 @@ pub mod connectors;
 pub mod data;
 pub mod dataflow;
 pub mod error;
+pub mod exchange;
 pub mod graph;
 pub mod observe;
 pub mod state;
