@@ -1,3 +1,15 @@
 //! Sources and sinks. [`source::Source`] and [`sink::Sink`] are the contracts.
+mod blackhole;
+mod collect;
+mod generator;
+mod print;
+mod rate;
 pub mod sink;
 pub mod source;
+#[cfg(test)]
+mod testing;
+
+pub use blackhole::Blackhole;
+pub use collect::Collect;
+pub use generator::{Generator, random};
+pub use print::Print;
