@@ -18,7 +18,7 @@ pub struct TaskId {
 }
 
 /// From the jobmanager (by way of the taskmanager) to a task.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TaskCommand {
     /// To sources: send this barrier.
     Trigger(Barrier),
