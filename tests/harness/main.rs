@@ -2,8 +2,11 @@
 //!
 //! One test, step after step: the faults hit whole nodes, so nothing else may run on the cluster meanwhile.
 
+mod lifecycle;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -17,8 +20,15 @@ const PODS: usize = 4;
 const SOON: Duration = Duration::from_secs(60);
 const OFTEN: Duration = Duration::from_millis(100);
 
+/// One test at a time: each of them keeps the machine busy.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn pods_on_both_nodes_work_together_and_faults_hit_what_they_name() -> Result<()> {
+    let _alone = alone();
     let cluster = Cluster::up()?;
     let kubectl = cluster.kubectl()?;
     let nodes = cluster.nodes()?;
@@ -26,15 +36,9 @@ fn pods_on_both_nodes_work_together_and_faults_hit_what_they_name() -> Result<()
     let namespace = cluster.namespace("harness")?;
     let dir = tempfile::tempdir()?;
     let probe = own_binary("weir-probe")?;
-    let image = build_image(
-        &ImageSpec::new("weir.test/probe", &probe).args(["serve", "8080"]),
-        dir.path(),
-    )?;
+    let image = build_image(&ImageSpec::new("weir.test/probe", &probe).args(["serve", "8080"]), dir.path())?;
     cluster.load(&[&image.archive])?;
-    kubectl.apply(
-        &namespace.name,
-        &web(&image.reference, &namespace).to_string(),
-    )?;
+    kubectl.apply(&namespace.name, &web(&image.reference, &namespace).to_string())?;
     let pods = kubectl.wait_pods(&namespace.name, "app=web", PODS, SOON)?;
 
     service_is_reached_by_name_from_both_nodes(&kubectl, &namespace, &pods)?;
@@ -46,52 +50,26 @@ fn pods_on_both_nodes_work_together_and_faults_hit_what_they_name() -> Result<()
     a_stopped_node_comes_back(&cluster, &namespace, &nodes[1])
 }
 
-fn service_is_reached_by_name_from_both_nodes(
-    kubectl: &Kubectl,
-    namespace: &Namespace,
-    pods: &[String],
-) -> Result<()> {
+fn service_is_reached_by_name_from_both_nodes(kubectl: &Kubectl, namespace: &Namespace, pods: &[String]) -> Result<()> {
     let url = format!("http://web.{}.svc.cluster.local/", namespace.name);
     for pod in pods {
         // Every pod answers in the end, also on the caller's own node and the caller itself.
         let mut seen = std::collections::BTreeSet::new();
-        wait_until(
-            "every pod to answer by the service's name",
-            SOON,
-            Duration::ZERO,
-            || {
-                seen.insert(
-                    kubectl
-                        .exec(&namespace.name, pod, &["/weir-probe", "get", &url])?
-                        .trim()
-                        .to_owned(),
-                );
-                Ok(seen.len() == PODS)
-            },
-        )?;
-        ensure!(
-            pods.iter().all(|pod| seen.contains(pod)),
-            "{seen:?} answered, not {pods:?}"
-        );
+        wait_until("every pod to answer by the service's name", SOON, Duration::ZERO, || {
+            seen.insert(kubectl.exec(&namespace.name, pod, &["/weir-probe", "get", &url])?.trim().to_owned());
+            Ok(seen.len() == PODS)
+        })?;
+        ensure!(pods.iter().all(|pod| seen.contains(pod)), "{seen:?} answered, not {pods:?}");
     }
     let log = kubectl.logs(&namespace.name, &pods[0], false)?;
     ensure!(log.contains("answered"), "the log of a pod: {log:?}");
     Ok(())
 }
 
-fn pods_and_this_machine_share_a_folder(
-    kubectl: &Kubectl,
-    namespace: &Namespace,
-    pods: &[String],
-) -> Result<()> {
+fn pods_and_this_machine_share_a_folder(kubectl: &Kubectl, namespace: &Namespace, pods: &[String]) -> Result<()> {
     for pod in pods {
-        kubectl.exec(
-            &namespace.name,
-            pod,
-            &["/weir-probe", "write", &format!("/shared/{pod}"), pod],
-        )?;
-        let here =
-            std::fs::read_to_string(namespace.shared.join(pod)).context("what a pod wrote")?;
+        kubectl.exec(&namespace.name, pod, &["/weir-probe", "write", &format!("/shared/{pod}"), pod])?;
+        let here = std::fs::read_to_string(namespace.shared.join(pod)).context("what a pod wrote")?;
         ensure!(&here == pod, "{here:?} is what {pod} wrote");
     }
     Ok(())
@@ -102,14 +80,8 @@ fn port_forward_reaches_a_pod(kubectl: &Kubectl, namespace: &Namespace, pod: &st
     let mut stream = TcpStream::connect(("127.0.0.1", way.port))?;
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
     // The forwarder may end the connection hard once everything is through: read no further than the wanted line.
-    let found = BufReader::new(stream)
-        .lines()
-        .map_while(|line| line.ok())
-        .any(|line| line == pod);
-    ensure!(
-        found,
-        "no answer from {pod} came through the forwarded port"
-    );
+    let found = BufReader::new(stream).lines().map_while(|line| line.ok()).any(|line| line == pod);
+    ensure!(found, "no answer from {pod} came through the forwarded port");
     Ok(())
 }
 
@@ -125,26 +97,16 @@ fn bare_pods_are_refused(kubectl: &Kubectl, namespace: &Namespace, image: &str) 
     Ok(())
 }
 
-fn a_killed_container_starts_again(
-    cluster: &Cluster,
-    namespace: &Namespace,
-    pod: &str,
-) -> Result<()> {
+fn a_killed_container_starts_again(cluster: &Cluster, namespace: &Namespace, pod: &str) -> Result<()> {
     let before = cluster.container(&namespace.name, pod, "web")?;
     cluster.kill(&before)?;
-    wait_until(
-        "another container in place of the killed one",
-        SOON,
-        OFTEN,
-        || Ok(cluster.container(&namespace.name, pod, "web")? != before),
-    )?;
+    wait_until("another container in place of the killed one", SOON, OFTEN, || {
+        Ok(cluster.container(&namespace.name, pod, "web")? != before)
+    })?;
     let object = cluster.kubectl()?.get(&namespace.name, "pod", pod)?;
     let ended = &object["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"];
     ensure!(ended == 137, "it ended by SIGKILL: {ended}");
-    ensure!(
-        cluster.kill(&before).is_err(),
-        "the killed container is not there to be killed again"
-    );
+    ensure!(cluster.kill(&before).is_err(), "the killed container is not there to be killed again");
     Ok(())
 }
 
@@ -161,21 +123,13 @@ fn a_stopped_node_comes_back(cluster: &Cluster, namespace: &Namespace, node: &st
     ensure!(!before.is_empty(), "node {node} runs pods");
     cluster.stop_node(node)?;
     cluster.wait_node_lost(node, SOON)?;
-    ensure!(
-        cluster.check().is_err(),
-        "a cluster with a stopped node is not fit for use"
-    );
+    ensure!(cluster.check().is_err(), "a cluster with a stopped node is not fit for use");
     cluster.start_node(node)?;
     kubectl.wait_pods(&namespace.name, "app=web", PODS, SOON)?;
-    wait_until(
-        "other containers on the node that was stopped",
-        SOON,
-        OFTEN,
-        || {
-            let now = containers(&kubectl, namespace, node)?;
-            Ok(!now.is_empty() && now.iter().all(|id| !before.contains(id)))
-        },
-    )?;
+    wait_until("other containers on the node that was stopped", SOON, OFTEN, || {
+        let now = containers(&kubectl, namespace, node)?;
+        Ok(!now.is_empty() && now.iter().all(|id| !before.contains(id)))
+    })?;
     kubectl.wait_pods(&namespace.name, "app=web", PODS, SOON)?;
     cluster.check()
 }
@@ -185,11 +139,7 @@ fn containers(kubectl: &Kubectl, namespace: &Namespace, node: &str) -> Result<Ve
     Ok(pods
         .iter()
         .filter(|pod| pod["spec"]["nodeName"] == node)
-        .filter_map(|pod| {
-            pod["status"]["containerStatuses"][0]["containerID"]
-                .as_str()
-                .map(str::to_owned)
-        })
+        .filter_map(|pod| pod["status"]["containerStatuses"][0]["containerID"].as_str().map(str::to_owned))
         .collect())
 }
 

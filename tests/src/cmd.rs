@@ -16,20 +16,14 @@ pub struct Cmd {
 
 impl Cmd {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self {
-            command: Command::new(program),
-            input: None,
-        }
+        Self { command: Command::new(program), input: None }
     }
 
     /// `program` in the network namespace `netns` (a file as in `/run/netns/NAME`).
     ///
     /// Not by `ip netns exec`, which remounts `/sys` and so hides the cgroups.
     pub fn in_netns(netns: &Path, program: impl AsRef<OsStr>) -> Self {
-        Self::new("nsenter")
-            .arg(format!("--net={}", netns.display()))
-            .arg("--")
-            .arg(program)
+        Self::new("nsenter").arg(format!("--net={}", netns.display())).arg("--").arg(program)
     }
 
     #[must_use]
@@ -86,11 +80,7 @@ impl Cmd {
     /// Runs it, whatever its exit status.
     pub fn output(mut self) -> Result<Output> {
         let what = self.describe();
-        let stdin = if self.input.is_some() {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        };
+        let stdin = if self.input.is_some() { Stdio::piped() } else { Stdio::null() };
         let mut child = self
             .command
             .stdin(stdin)
@@ -99,19 +89,13 @@ impl Cmd {
             .spawn()
             .with_context(|| format!("cannot start {what}"))?;
         // Written from a thread of its own: a program may print before it has read everything.
-        let writer = self
-            .input
-            .take()
-            .zip(child.stdin.take())
-            .map(|(input, mut stdin)| {
-                std::thread::spawn(move || {
-                    // A program that ends without reading all of it is judged by its exit status.
-                    let _ = stdin.write_all(&input);
-                })
-            });
-        let output = child
-            .wait_with_output()
-            .with_context(|| format!("cannot wait for {what}"))?;
+        let writer = self.input.take().zip(child.stdin.take()).map(|(input, mut stdin)| {
+            std::thread::spawn(move || {
+                // A program that ends without reading all of it is judged by its exit status.
+                let _ = stdin.write_all(&input);
+            })
+        });
+        let output = child.wait_with_output().with_context(|| format!("cannot wait for {what}"))?;
         if let Some(writer) = writer {
             let _ = writer.join();
         }
@@ -121,10 +105,7 @@ impl Cmd {
     /// Runs it with this program's own stdin, stdout and stderr: for long builds that a person watches.
     pub fn run_visibly(mut self) -> Result<()> {
         let what = self.describe();
-        let status = self
-            .command
-            .status()
-            .with_context(|| format!("cannot start {what}"))?;
+        let status = self.command.status().with_context(|| format!("cannot start {what}"))?;
         if !status.success() {
             bail!("{what}: {status}");
         }
@@ -133,17 +114,10 @@ impl Cmd {
 
     fn describe(&self) -> String {
         let mut words = vec![self.command.get_program().to_string_lossy().into_owned()];
-        words.extend(
-            self.command
-                .get_args()
-                .map(|arg| arg.to_string_lossy().into_owned()),
-        );
+        words.extend(self.command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
         let mut line = words.join(" ");
         if line.len() > 300 {
-            let end = (0..=300)
-                .rev()
-                .find(|i| line.is_char_boundary(*i))
-                .unwrap_or(0);
+            let end = (0..=300).rev().find(|i| line.is_char_boundary(*i)).unwrap_or(0);
             line.truncate(end);
             line.push_str("...");
         }
@@ -152,23 +126,16 @@ impl Cmd {
 }
 
 fn failure_text(output: &Output) -> String {
-    let text = if output.stderr.is_empty() {
-        &output.stdout
-    } else {
-        &output.stderr
-    };
+    let text = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
     let text = String::from_utf8_lossy(text);
     let text = text.trim();
     // The end holds the reason when a program prints a lot.
     let start = text.len().saturating_sub(4000);
-    let start = (start..=text.len())
-        .find(|i| text.is_char_boundary(*i))
-        .unwrap_or(0);
+    let start = (start..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(0);
     text[start..].to_owned()
 }
 
 /// Whether a program of this name is on the `PATH`.
 pub fn on_path(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }

@@ -15,10 +15,7 @@ pub struct Helm {
 
 impl Helm {
     pub fn new(program: PathBuf, kubeconfig: PathBuf) -> Self {
-        Self {
-            program,
-            kubeconfig,
-        }
+        Self { program, kubeconfig }
     }
 
     pub fn program(&self) -> &Path {
@@ -27,9 +24,7 @@ impl Helm {
 
     /// helm with the given arguments, not yet run.
     pub fn cmd<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
-        Cmd::new(&self.program)
-            .args(args)
-            .env("KUBECONFIG", &self.kubeconfig)
+        Cmd::new(&self.program).args(args).env("KUBECONFIG", &self.kubeconfig)
     }
 
     /// Installs or upgrades a release and waits until it is ready. `strings` are taken as they are (a tag of digits stays a
@@ -57,14 +52,6 @@ impl Helm {
 
     /// Removes a release and waits until its objects are gone; none there is fine.
     pub fn uninstall(&self, namespace: &str, release: &str) -> Result<()> {
-        self.cmd([
-            "uninstall",
-            release,
-            "--namespace",
-            namespace,
-            "--ignore-not-found",
-            "--wait",
-        ])
-        .run()
+        self.cmd(["uninstall", release, "--namespace", namespace, "--ignore-not-found", "--wait"]).run()
     }
 }

@@ -106,8 +106,7 @@ pub fn build_image(spec: &ImageSpec, dir: &Path) -> Result<Image> {
         files.insert(name.to_owned(), (bytes, mode));
         Ok(())
     };
-    let read =
-        |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     for library in libraries(&spec.binary)? {
         let bytes = read(Path::new(&library))?;
         add(&library, bytes, 0o755)?;
@@ -145,40 +144,22 @@ pub fn build_image(spec: &ImageSpec, dir: &Path) -> Result<Image> {
     }))?;
     let reference = match split_tag(&spec.name) {
         Some(_) => spec.name.clone(),
-        None => format!(
-            "{}:{}",
-            spec.name,
-            &digest(&manifest)["sha256:".len()..][..12]
-        ),
+        None => format!("{}:{}", spec.name, &digest(&manifest)["sha256:".len()..][..12]),
     };
     let archive = dir.join(format!("{}.tar", reference.replace(['/', ':'], "_")));
     write_archive(&archive, &reference, &config, &manifest, &layer)?;
-    Ok(Image {
-        reference,
-        archive,
-        size,
-    })
+    Ok(Image { reference, archive, size })
 }
 
-fn write_archive(
-    archive: &Path,
-    reference: &str,
-    config: &[u8],
-    manifest: &[u8],
-    layer: &[u8],
-) -> Result<()> {
+fn write_archive(archive: &Path, reference: &str, config: &[u8], manifest: &[u8], layer: &[u8]) -> Result<()> {
     let mut main = descriptor("application/vnd.oci.image.manifest.v1+json", manifest);
     let tag = split_tag(reference).map_or("latest", |(_, tag)| tag);
-    main["annotations"] =
-        json!({"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": tag});
+    main["annotations"] = json!({"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": tag});
     main["platform"] = json!({"architecture": architecture(), "os": "linux"});
     let index = serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": [main]}))?;
     let mut files = BTreeMap::from([
         ("index.json".to_owned(), (index, 0o644)),
-        (
-            "oci-layout".to_owned(),
-            (br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(), 0o644),
-        ),
+        ("oci-layout".to_owned(), (br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(), 0o644)),
     ]);
     for blob in [config, manifest, layer] {
         files.insert(blob_path(blob), (blob.to_vec(), 0o644));
@@ -188,8 +169,7 @@ fn write_archive(
     // Whole or absent, also when two processes build the same image.
     let mut file = tempfile::NamedTempFile::new_in(dir).context("cannot make an archive")?;
     file.write_all(&self::layer(&files)?)?;
-    file.persist(archive)
-        .with_context(|| format!("cannot write {}", archive.display()))?;
+    file.persist(archive).with_context(|| format!("cannot write {}", archive.display()))?;
     Ok(())
 }
 
@@ -198,11 +178,7 @@ fn layer(files: &BTreeMap<String, (Vec<u8>, u32)>) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut folders = BTreeSet::new();
     for name in files.keys() {
-        for folder in Path::new(name)
-            .ancestors()
-            .skip(1)
-            .filter(|dir| *dir != Path::new(""))
-        {
+        for folder in Path::new(name).ancestors().skip(1).filter(|dir| *dir != Path::new("")) {
             folders.insert(format!("{}/", folder.display()));
         }
     }
@@ -215,13 +191,7 @@ fn layer(files: &BTreeMap<String, (Vec<u8>, u32)>) -> Result<Vec<u8>> {
     Ok(tar.into_inner()?)
 }
 
-fn append(
-    tar: &mut tar::Builder<Vec<u8>>,
-    name: &str,
-    bytes: &[u8],
-    mode: u32,
-    kind: tar::EntryType,
-) -> Result<()> {
+fn append(tar: &mut tar::Builder<Vec<u8>>, name: &str, bytes: &[u8], mode: u32, kind: tar::EntryType) -> Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);
@@ -229,15 +199,12 @@ fn append(
     header.set_gid(0);
     header.set_mtime(0);
     header.set_size(bytes.len() as u64);
-    tar.append_data(&mut header, name, bytes)
-        .with_context(|| format!("cannot pack {name}"))
+    tar.append_data(&mut header, name, bytes).with_context(|| format!("cannot pack {name}"))
 }
 
 fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     // The header's time stays 0.
-    let mut out = flate2::GzBuilder::new()
-        .mtime(0)
-        .write(Vec::new(), flate2::Compression::new(6));
+    let mut out = flate2::GzBuilder::new().mtime(0).write(Vec::new(), flate2::Compression::new(6));
     out.write_all(bytes)?;
     Ok(out.finish()?)
 }
@@ -323,10 +290,7 @@ pub fn cargo_build(args: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
         let Ok(message) = serde_json::from_str::<Value>(line) else {
             continue;
         };
-        let (Some(name), Some(file)) = (
-            message["target"]["name"].as_str(),
-            message["executable"].as_str(),
-        ) else {
+        let (Some(name), Some(file)) = (message["target"]["name"].as_str(), message["executable"].as_str()) else {
             continue;
         };
         programs.insert(name.to_owned(), PathBuf::from(file));
@@ -347,10 +311,7 @@ mod tests {
         let first = build_image(&spec, &dir.path().join("a")).expect("image");
         let again = build_image(&spec, &dir.path().join("b")).expect("image");
         assert_eq!(first.reference, again.reference);
-        assert_eq!(
-            fs::read(&first.archive).expect("a"),
-            fs::read(&again.archive).expect("b")
-        );
+        assert_eq!(fs::read(&first.archive).expect("a"), fs::read(&again.archive).expect("b"));
         let other = ImageSpec::new("weir.test/job", &binary).content("/etc/version", "2");
         let other = build_image(&other, dir.path()).expect("image");
         assert_ne!(first.reference, other.reference);
@@ -362,9 +323,7 @@ mod tests {
         let this = std::env::current_exe().expect("this");
         let binary = dir.path().join("job");
         fs::copy(&this, &binary).expect("copy");
-        let spec = ImageSpec::new("weir.test/job:1", &binary)
-            .content("/data/in.csv", "x")
-            .gzip();
+        let spec = ImageSpec::new("weir.test/job:1", &binary).content("/data/in.csv", "x").gzip();
         let image = build_image(&spec, dir.path()).expect("image");
         assert_eq!(image.split(), ("weir.test/job", "1"));
         let mut layer = None;
@@ -381,25 +340,18 @@ mod tests {
         let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(&layer[..]));
         for entry in tar.entries().expect("entries") {
             let entry = entry.expect("entry");
-            assert_eq!(
-                (entry.header().mtime().ok(), entry.header().uid().ok()),
-                (Some(0), Some(0))
-            );
+            assert_eq!((entry.header().mtime().ok(), entry.header().uid().ok()), (Some(0), Some(0)));
             names.push(entry.path().expect("path").display().to_string());
         }
         for wanted in ["job", "data/in.csv", "libc.so.6", "ld-linux"] {
-            assert!(
-                names.iter().any(|name| name.contains(wanted)),
-                "{wanted} in {names:?}"
-            );
+            assert!(names.iter().any(|name| name.contains(wanted)), "{wanted} in {names:?}");
         }
         assert!(!names.iter().any(|name| name.ends_with("/sh")), "{names:?}");
     }
 
     #[test]
     fn a_missing_library_is_an_error_that_names_it() {
-        let error =
-            parse_ldd("\tlinux-vdso.so.1 (0x7)\n\tlibodd.so.1 => not found\n").expect_err("error");
+        let error = parse_ldd("\tlinux-vdso.so.1 (0x7)\n\tlibodd.so.1 => not found\n").expect_err("error");
         assert!(error.to_string().contains("libodd.so.1"), "{error}");
     }
 

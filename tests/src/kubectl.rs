@@ -20,10 +20,7 @@ pub struct Kubectl {
 
 impl Kubectl {
     pub fn new(program: PathBuf, kubeconfig: PathBuf) -> Self {
-        Self {
-            program,
-            kubeconfig,
-        }
+        Self { program, kubeconfig }
     }
 
     pub fn kubeconfig(&self) -> &Path {
@@ -36,11 +33,7 @@ impl Kubectl {
 
     /// kubectl with the given arguments, not yet run; a request that gets no answer ends after 30 s.
     pub fn cmd<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
-        Cmd::new(&self.program)
-            .arg("--kubeconfig")
-            .arg(&self.kubeconfig)
-            .arg("--request-timeout=30s")
-            .args(args)
+        Cmd::new(&self.program).arg("--kubeconfig").arg(&self.kubeconfig).arg("--request-timeout=30s").args(args)
     }
 
     /// Runs kubectl and returns its stdout.
@@ -60,21 +53,8 @@ impl Kubectl {
 
     /// One object, `None` when it does not exist.
     pub fn get_opt(&self, namespace: &str, kind: &str, name: &str) -> Result<Option<Value>> {
-        let text = self.run(&[
-            "-n",
-            namespace,
-            "get",
-            kind,
-            name,
-            "-o",
-            "json",
-            "--ignore-not-found",
-        ])?;
-        if text.trim().is_empty() {
-            Ok(None)
-        } else {
-            json(&text).map(Some)
-        }
+        let text = self.run(&["-n", namespace, "get", kind, name, "-o", "json", "--ignore-not-found"])?;
+        if text.trim().is_empty() { Ok(None) } else { json(&text).map(Some) }
     }
 
     /// The objects of a kind, by label selector (empty: all).
@@ -85,76 +65,35 @@ impl Kubectl {
 
     /// Applies a manifest (YAML or JSON); returns kubectl's words.
     pub fn apply(&self, namespace: &str, manifest: &str) -> Result<String> {
-        self.cmd(["-n", namespace, "apply", "-f", "-"])
-            .input(manifest)
-            .stdout()
+        self.cmd(["-n", namespace, "apply", "-f", "-"]).input(manifest).stdout()
     }
 
     /// Applies a manifest that must be refused; returns the words of the refusal.
     pub fn apply_refused(&self, namespace: &str, manifest: &str) -> Result<String> {
-        let output = self
-            .cmd(["-n", namespace, "apply", "-f", "-"])
-            .input(manifest)
-            .output()?;
+        let output = self.cmd(["-n", namespace, "apply", "-f", "-"]).input(manifest).output()?;
         if output.status.success() {
-            bail!(
-                "the manifest was taken: {}",
-                String::from_utf8_lossy(&output.stdout).trim()
-            );
+            bail!("the manifest was taken: {}", String::from_utf8_lossy(&output.stdout).trim());
         }
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     /// Deletes an object and waits until it is gone; none there is fine.
     pub fn delete(&self, namespace: &str, kind: &str, name: &str) -> Result<()> {
-        self.run(&[
-            "-n",
-            namespace,
-            "delete",
-            kind,
-            name,
-            "--ignore-not-found",
-            "--timeout=90s",
-        ])
-        .map(drop)
+        self.run(&["-n", namespace, "delete", kind, name, "--ignore-not-found", "--timeout=90s"]).map(drop)
     }
 
     /// Changes an object by a JSON merge patch.
     pub fn patch(&self, namespace: &str, kind: &str, name: &str, patch: &Value) -> Result<()> {
-        self.run(&[
-            "-n",
-            namespace,
-            "patch",
-            kind,
-            name,
-            "--type=merge",
-            "-p",
-            &patch.to_string(),
-        ])
-        .map(drop)
+        self.run(&["-n", namespace, "patch", kind, name, "--type=merge", "-p", &patch.to_string()]).map(drop)
     }
 
     /// `kubectl scale`, as a user types it.
     pub fn scale(&self, namespace: &str, kind: &str, name: &str, replicas: u32) -> Result<()> {
-        self.run(&[
-            "-n",
-            namespace,
-            "scale",
-            kind,
-            name,
-            &format!("--replicas={replicas}"),
-        ])
-        .map(drop)
+        self.run(&["-n", namespace, "scale", kind, name, &format!("--replicas={replicas}")]).map(drop)
     }
 
     /// `kubectl wait --for=...`: the server pushes, so the answer comes without a poll's delay.
-    pub fn wait(
-        &self,
-        namespace: &str,
-        object: &str,
-        condition: &str,
-        limit: Duration,
-    ) -> Result<()> {
+    pub fn wait(&self, namespace: &str, object: &str, condition: &str, limit: Duration) -> Result<()> {
         // The wait itself may last longer than a single request may.
         Cmd::new(&self.program)
             .arg("--kubeconfig")
@@ -173,9 +112,7 @@ impl Kubectl {
         limit: Duration,
         mut test: impl FnMut(&Value) -> Option<T>,
     ) -> Result<T> {
-        wait_for(what, limit, Duration::from_millis(200), || {
-            Ok(test(&self.get(namespace, kind, name)?))
-        })
+        wait_for(what, limit, Duration::from_millis(200), || Ok(test(&self.get(namespace, kind, name)?)))
     }
 
     /// Waits until a deployment runs its newest template on all replicas.
@@ -183,37 +120,19 @@ impl Kubectl {
         Cmd::new(&self.program)
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
-            .args([
-                "-n",
-                namespace,
-                "rollout",
-                "status",
-                "deployment",
-                deployment,
-            ])
+            .args(["-n", namespace, "rollout", "status", "deployment", deployment])
             .arg(format!("--timeout={}s", limit.as_secs().max(1)))
             .run()
     }
 
     /// A pod's log; `previous`: that of the container's run before this one.
     pub fn logs(&self, namespace: &str, pod: &str, previous: bool) -> Result<String> {
-        self.run(&[
-            "-n",
-            namespace,
-            "logs",
-            pod,
-            "--all-containers",
-            &format!("--previous={previous}"),
-        ])
+        self.run(&["-n", namespace, "logs", pod, "--all-containers", &format!("--previous={previous}")])
     }
 
     /// (reason, message) of the events about one object, oldest first; an empty name means all objects of the namespace.
     pub fn events(&self, namespace: &str, name: &str) -> Result<Vec<(String, String)>> {
-        let selector = if name.is_empty() {
-            String::new()
-        } else {
-            format!("involvedObject.name={name}")
-        };
+        let selector = if name.is_empty() { String::new() } else { format!("involvedObject.name={name}") };
         let list = json(&self.run(&[
             "-n",
             namespace,
@@ -227,10 +146,7 @@ impl Kubectl {
         ])?)?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let items = list["items"].as_array().cloned().unwrap_or_default();
-        Ok(items
-            .iter()
-            .map(|event| (text(&event["reason"]), text(&event["message"])))
-            .collect())
+        Ok(items.iter().map(|event| (text(&event["reason"]), text(&event["message"]))).collect())
     }
 
     /// Runs a program in a pod's first container; returns its stdout.
@@ -245,25 +161,14 @@ impl Kubectl {
         let mut child = Command::new(&self.program)
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
-            .args([
-                "-n",
-                namespace,
-                "port-forward",
-                "--address=127.0.0.1",
-                object,
-                &format!(":{port}"),
-            ])
+            .args(["-n", namespace, "port-forward", "--address=127.0.0.1", object, &format!(":{port}")])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .context("cannot start kubectl port-forward")?;
         let stdout = child.stdout.take().context("kubectl has no stdout")?;
-        let mut forward = PortForward {
-            child,
-            stdout: BufReader::new(stdout),
-            port: 0,
-        };
+        let mut forward = PortForward { child, stdout: BufReader::new(stdout), port: 0 };
         let mut line = String::new();
         forward.stdout.read_line(&mut line)?;
         // "Forwarding from 127.0.0.1:40001 -> 8080"
@@ -271,29 +176,18 @@ impl Kubectl {
             .split("127.0.0.1:")
             .nth(1)
             .and_then(|rest| rest.split(' ').next()?.parse().ok())
-            .with_context(|| {
-                format!("no way to {object} port {port} in {namespace} opened: {line:?}")
-            })?;
+            .with_context(|| format!("no way to {object} port {port} in {namespace} opened: {line:?}"))?;
         Ok(forward)
     }
 
     /// How many nodes are ready.
     pub fn ready_nodes(&self) -> Result<usize> {
         let nodes = self.list("default", "nodes", "")?;
-        Ok(nodes
-            .iter()
-            .filter(|node| condition(node, "Ready") == Some("True"))
-            .count())
+        Ok(nodes.iter().filter(|node| condition(node, "Ready") == Some("True")).count())
     }
 
     /// Waits until every pod of the selector is ready and there are `count` of them; returns their names.
-    pub fn wait_pods(
-        &self,
-        namespace: &str,
-        selector: &str,
-        count: usize,
-        limit: Duration,
-    ) -> Result<Vec<String>> {
+    pub fn wait_pods(&self, namespace: &str, selector: &str, count: usize, limit: Duration) -> Result<Vec<String>> {
         let mut names = Vec::new();
         wait_until(
             &format!("{count} ready pods of {selector} in {namespace}"),

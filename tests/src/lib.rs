@@ -26,11 +26,7 @@ pub fn checkout() -> PathBuf {
 
 /// The cache for what takes minutes to build, outside the checkout: `$XDG_CACHE_HOME/weir` or `~/.cache/weir`.
 pub fn cache_dir() -> anyhow::Result<PathBuf> {
-    let dir = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|dir| dir.is_absolute())
-    };
+    let dir = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
     match (dir("XDG_CACHE_HOME"), dir("HOME")) {
         (Some(cache), _) => Ok(cache.join("weir")),
         (None, Some(home)) => Ok(home.join(".cache/weir")),

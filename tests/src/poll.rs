@@ -31,11 +31,6 @@ pub fn wait_for<T>(
 }
 
 /// As [`wait_for`] for a plain condition.
-pub fn wait_until(
-    what: &str,
-    limit: Duration,
-    every: Duration,
-    mut probe: impl FnMut() -> Result<bool>,
-) -> Result<()> {
+pub fn wait_until(what: &str, limit: Duration, every: Duration, mut probe: impl FnMut() -> Result<bool>) -> Result<()> {
     wait_for(what, limit, every, || Ok(probe()?.then_some(())))
 }

@@ -58,9 +58,7 @@ impl Process {
     /// The pid that it has in its innermost pid namespace: 1 for a container's first process.
     pub fn pid_inside(self) -> Option<i32> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("NSpid:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
         line.split_whitespace().last()?.parse().ok()
     }
 }
@@ -95,8 +93,7 @@ impl Daemon<'_> {
             .spawn()
             .with_context(|| format!("cannot start {:?}", self.argv))?;
         let pid = i32::try_from(child.id())?;
-        Process::of(pid)
-            .with_context(|| format!("{:?} ended at once: see {}", self.argv, self.log.display()))
+        Process::of(pid).with_context(|| format!("{:?} ended at once: see {}", self.argv, self.log.display()))
     }
 }
 

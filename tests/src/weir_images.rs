@@ -19,26 +19,10 @@ pub struct WeirImages {
 
 /// Builds the binaries (release profile) and their images into `<target>/weir-images`.
 pub fn build() -> Result<WeirImages> {
-    let programs = cargo_build(&[
-        "--release",
-        "--package",
-        "weir-operator",
-        "--bin",
-        "weir-operator",
-    ])?;
-    let operator = programs
-        .get("weir-operator")
-        .context("cargo built no weir-operator")?;
-    let programs = cargo_build(&[
-        "--release",
-        "--package",
-        "weir-runtime",
-        "--example",
-        "flights",
-    ])?;
-    let flights = programs
-        .get("flights")
-        .context("cargo built no example flights")?;
+    let programs = cargo_build(&["--release", "--package", "weir-operator", "--bin", "weir-operator"])?;
+    let operator = programs.get("weir-operator").context("cargo built no weir-operator")?;
+    let programs = cargo_build(&["--release", "--package", "weir-runtime", "--example", "flights"])?;
+    let flights = programs.get("flights").context("cargo built no example flights")?;
     let dir = folder(operator)?;
     Ok(WeirImages {
         operator: build_image(&operator_spec(operator), &dir)?,
@@ -67,8 +51,6 @@ pub fn flights_input() -> PathBuf {
 
 /// `<target>/weir-images` of the target folder that a binary lies in.
 fn folder(binary: &Path) -> Result<PathBuf> {
-    let profile = binary
-        .parent()
-        .context("a built program lies in a folder")?;
+    let profile = binary.parent().context("a built program lies in a folder")?;
     Ok(profile.join("weir-images"))
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use weir_tests::cluster::parts::{self, Part};
 use weir_tests::cluster::{self, Cluster};
 use weir_tests::{say, weir_images};
 
@@ -54,6 +55,13 @@ enum Action {
         #[arg(allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run kubectl, helm or kubeconform, with no cluster: weir-cluster tool helm lint charts/weir
+    #[command(trailing_var_arg = true)]
+    Tool {
+        name: String,
+        #[arg(allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Run helm on the cluster
     #[command(trailing_var_arg = true)]
     Helm {
@@ -86,10 +94,7 @@ fn run(action: Action) -> Result<ExitCode> {
             Some(cluster) => {
                 println!("{}", cluster.describe());
                 cluster.check()?;
-                print!(
-                    "{}",
-                    cluster.kubectl()?.run(&["get", "nodes", "-o", "wide"])?
-                );
+                print!("{}", cluster.kubectl()?.run(&["get", "nodes", "-o", "wide"])?);
             }
             None => {
                 println!("down");
@@ -104,52 +109,37 @@ fn run(action: Action) -> Result<ExitCode> {
         Action::Images => {
             let images = weir_images::build()?;
             for image in [&images.operator, &images.flights] {
-                println!(
-                    "{} {} {}",
-                    image.reference,
-                    image.archive.display(),
-                    image.size
-                );
+                println!("{} {} {}", image.reference, image.archive.display(), image.size);
             }
         }
         Action::Install { values } => {
             let cluster = running()?;
             let values = values
                 .iter()
-                .map(|pair| {
-                    pair.split_once('=')
-                        .with_context(|| format!("--set {pair}: give it as name=value"))
-                })
+                .map(|pair| pair.split_once('=').with_context(|| format!("--set {pair}: give it as name=value")))
                 .collect::<Result<Vec<_>>>()?;
             let begun = Instant::now();
             let images = weir_images::build()?;
             cluster.install(&images, &values)?;
-            say(format!(
-                "installed after {:.1} s",
-                begun.elapsed().as_secs_f64()
-            ));
-            println!(
-                "{}\n{}",
-                images.operator.reference, images.flights.reference
-            );
+            say(format!("installed after {:.1} s", begun.elapsed().as_secs_f64()));
+            println!("{}\n{}", images.operator.reference, images.flights.reference);
         }
         Action::Kubectl { args } => {
             let kubectl = running()?.kubectl()?;
-            return pass_on(
-                Command::new(kubectl.program())
-                    .arg("--kubeconfig")
-                    .arg(kubectl.kubeconfig())
-                    .args(args),
-            );
+            return pass_on(Command::new(kubectl.program()).arg("--kubeconfig").arg(kubectl.kubeconfig()).args(args));
+        }
+        Action::Tool { name, args } => {
+            let part = match name.as_str() {
+                "kubectl" => Part::Kube,
+                "helm" | "kubeconform" => Part::Tools,
+                _ => anyhow::bail!("no tool {name:?}: there are kubectl, helm and kubeconform"),
+            };
+            return pass_on(Command::new(parts::program(&name, part)?).args(args));
         }
         Action::Helm { args } => {
             let cluster = running()?;
             let helm = cluster.helm()?;
-            return pass_on(
-                Command::new(helm.program())
-                    .env("KUBECONFIG", cluster.kubeconfig())
-                    .args(args),
-            );
+            return pass_on(Command::new(helm.program()).env("KUBECONFIG", cluster.kubeconfig()).args(args));
         }
     }
     Ok(ExitCode::SUCCESS)

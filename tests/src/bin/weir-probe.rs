@@ -11,12 +11,8 @@ fn main() -> ExitCode {
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", port] => serve(port),
         ["get", url] => get(url),
-        ["write", file, text] => {
-            std::fs::write(file, text).with_context(|| format!("cannot write {file}"))
-        }
-        _ => Err(anyhow::anyhow!(
-            "usage: weir-probe serve PORT | get http://HOST:PORT/ | write FILE TEXT"
-        )),
+        ["write", file, text] => std::fs::write(file, text).with_context(|| format!("cannot write {file}")),
+        _ => Err(anyhow::anyhow!("usage: weir-probe serve PORT | get http://HOST:PORT/ | write FILE TEXT")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -29,17 +25,13 @@ fn main() -> ExitCode {
 
 /// Answers every request with the name of the pod.
 fn serve(port: &str) -> Result<()> {
-    let port: u16 = port
-        .parse()
-        .with_context(|| format!("{port:?} is no port"))?;
+    let port: u16 = port.parse().with_context(|| format!("{port:?} is no port"))?;
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     println!("listening on {port}");
     let name = std::env::var("HOSTNAME").unwrap_or_default();
     for stream in listener.incoming() {
         // A client that goes away concerns only itself.
-        let _ = stream
-            .map_err(Into::into)
-            .and_then(|stream| answer(stream, &name));
+        let _ = stream.map_err(Into::into).and_then(|stream| answer(stream, &name));
     }
     Ok(())
 }
@@ -52,11 +44,7 @@ fn answer(mut stream: TcpStream, name: &str) -> Result<()> {
         return Ok(());
     }
     let body = format!("{name}\n");
-    write!(
-        stream,
-        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    )?;
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())?;
     println!("answered {}", stream.peer_addr()?);
     stream.shutdown(Shutdown::Write)?;
     Ok(())
@@ -64,15 +52,9 @@ fn answer(mut stream: TcpStream, name: &str) -> Result<()> {
 
 /// Prints the body of one answer.
 fn get(url: &str) -> Result<()> {
-    let rest = url
-        .strip_prefix("http://")
-        .context("give an http:// address")?;
+    let rest = url.strip_prefix("http://").context("give an http:// address")?;
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let target = if host.contains(':') {
-        host.to_owned()
-    } else {
-        format!("{host}:80")
-    };
+    let target = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
     let address = target
         .to_socket_addrs()
         .with_context(|| format!("cannot resolve {target}"))?
@@ -81,15 +63,10 @@ fn get(url: &str) -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))
         .with_context(|| format!("cannot connect to {target} ({address})"))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(
-        stream,
-        "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-    )?;
+    write!(stream, "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
-        bail!("no HTTP answer: {answer:?}")
-    };
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("no HTTP answer: {answer:?}") };
     if !head.starts_with("HTTP/1.1 200") {
         bail!("{}", head.lines().next().unwrap_or_default());
     }

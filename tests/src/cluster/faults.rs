@@ -28,9 +28,8 @@ impl Cluster {
     /// Where a pod's container runs now; an empty name means the pod's first container.
     pub fn container(&self, namespace: &str, pod: &str, container: &str) -> Result<Container> {
         let object = self.kubectl()?.get(namespace, "pod", pod)?;
-        find_container(&object, container).with_context(|| {
-            format!("pod {pod} in {namespace} has no running container {container:?}")
-        })
+        find_container(&object, container)
+            .with_context(|| format!("pod {pod} in {namespace} has no running container {container:?}"))
     }
 
     /// SIGKILLs a container's first process, as the kernel's OOM killer does.
@@ -103,37 +102,23 @@ impl Cluster {
 
     /// Waits until a node reports to be ready.
     pub fn wait_node_ready(&self, node: &str, limit: Duration) -> Result<()> {
-        self.kubectl()?
-            .wait("default", &format!("node/{node}"), "condition=Ready", limit)
+        self.kubectl()?.wait("default", &format!("node/{node}"), "condition=Ready", limit)
     }
 
     /// Waits until the control plane has noticed that a node is lost.
     pub fn wait_node_lost(&self, node: &str, limit: Duration) -> Result<()> {
-        self.kubectl()?.wait(
-            "default",
-            &format!("node/{node}"),
-            "condition=Ready=Unknown",
-            limit,
-        )
+        self.kubectl()?.wait("default", &format!("node/{node}"), "condition=Ready=Unknown", limit)
     }
 
     /// The pods of the operator, by the name label of the chart.
     pub fn operator_pods(&self) -> Result<Vec<String>> {
-        let pods = self
-            .kubectl()?
-            .list(OPERATOR_NAMESPACE, "pods", OPERATOR_SELECTOR)?;
-        Ok(pods
-            .iter()
-            .filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
-            .collect())
+        let pods = self.kubectl()?.list(OPERATOR_NAMESPACE, "pods", OPERATOR_SELECTOR)?;
+        Ok(pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect())
     }
 
     /// Freezes the operator (SIGSTOP to all processes of its pods) until the guard is dropped.
     pub fn pause_operator(&self) -> Result<Paused<'_>> {
-        let mut paused = Paused {
-            cluster: self,
-            containers: Vec::new(),
-        };
+        let mut paused = Paused { cluster: self, containers: Vec::new() };
         for pod in self.operator_pods()? {
             let container = self.container(OPERATOR_NAMESPACE, &pod, "")?;
             self.signal(&container, Signal::STOP)?;
@@ -153,14 +138,8 @@ impl Cluster {
 
     /// How often the operator's containers have been started again, of the pods that there are now.
     pub fn operator_restarts(&self) -> Result<u64> {
-        let pods = self
-            .kubectl()?
-            .list(OPERATOR_NAMESPACE, "pods", OPERATOR_SELECTOR)?;
-        let counts = pods.iter().map(|pod| {
-            pod["status"]["containerStatuses"][0]["restartCount"]
-                .as_u64()
-                .unwrap_or(0)
-        });
+        let pods = self.kubectl()?.list(OPERATOR_NAMESPACE, "pods", OPERATOR_SELECTOR)?;
+        let counts = pods.iter().map(|pod| pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(0));
         Ok(counts.sum())
     }
 
@@ -171,21 +150,12 @@ impl Cluster {
         let deployment = deployments
             .first()
             .and_then(|deployment| deployment["metadata"]["name"].as_str())
-            .with_context(|| {
-                format!("no operator is installed in namespace {OPERATOR_NAMESPACE}")
-            })?;
+            .with_context(|| format!("no operator is installed in namespace {OPERATOR_NAMESPACE}"))?;
         let setting = match value {
             Some(value) => format!("{name}={value}"),
             None => format!("{name}-"),
         };
-        kubectl.run(&[
-            "-n",
-            OPERATOR_NAMESPACE,
-            "set",
-            "env",
-            &format!("deployment/{deployment}"),
-            &setting,
-        ])?;
+        kubectl.run(&["-n", OPERATOR_NAMESPACE, "set", "env", &format!("deployment/{deployment}"), &setting])?;
         kubectl.wait_rollout(OPERATOR_NAMESPACE, deployment, Duration::from_secs(60))
     }
 
@@ -222,16 +192,11 @@ fn find_container(pod: &Value, name: &str) -> Option<Container> {
         return None;
     }
     let id = status["containerID"].as_str()?.split("://").nth(1)?;
-    Some(Container {
-        node: node.to_owned(),
-        id: id.to_owned(),
-    })
+    Some(Container { node: node.to_owned(), id: id.to_owned() })
 }
 
 fn unsupported<T>(what: &str) -> Result<T> {
-    bail!(
-        "{what}: unsupported on a cluster that was given by KUBECONFIG; use kind or the built-in one"
-    )
+    bail!("{what}: unsupported on a cluster that was given by KUBECONFIG; use kind or the built-in one")
 }
 
 #[cfg(test)]
@@ -248,10 +213,7 @@ mod tests {
                 ]},
             })
         };
-        let found = Container {
-            node: "n1".into(),
-            id: "abc".into(),
-        };
+        let found = Container { node: "n1".into(), id: "abc".into() };
         assert_eq!(find_container(&pod("running"), ""), Some(found.clone()));
         assert_eq!(find_container(&pod("running"), "job"), Some(found));
         assert_eq!(find_container(&pod("running"), "other"), None);

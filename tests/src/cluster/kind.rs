@@ -31,10 +31,7 @@ impl Kind {
     }
 
     fn new(id: &str) -> Result<Self> {
-        Ok(Self {
-            id: id.to_owned(),
-            dir: cache_dir()?.join("kind").join(id),
-        })
+        Ok(Self { id: id.to_owned(), dir: cache_dir()?.join("kind").join(id) })
     }
 
     pub fn name(&self) -> String {
@@ -52,8 +49,7 @@ impl Kind {
 
     pub fn up(id: &str) -> Result<Self> {
         let kind = Self::new(id)?;
-        fs::create_dir_all(&kind.dir)
-            .with_context(|| format!("cannot make {}", kind.dir.display()))?;
+        fs::create_dir_all(&kind.dir).with_context(|| format!("cannot make {}", kind.dir.display()))?;
         // The kernel gives it back when this process dies.
         let lock = fs::File::create(kind.dir.join("lock")).context("cannot make the lock")?;
         lock.lock().context("cannot take the lock")?;
@@ -73,16 +69,7 @@ impl Kind {
             "nodes": [node("control-plane"), node("worker"), node("worker")],
         });
         let made = Cmd::new("kind")
-            .args([
-                "create",
-                "cluster",
-                "--wait",
-                "120s",
-                "--config",
-                "-",
-                "--name",
-                &kind.name(),
-            ])
+            .args(["create", "cluster", "--wait", "120s", "--config", "-", "--name", &kind.name()])
             .arg("--kubeconfig")
             .arg(kind.kubeconfig())
             .input(config.to_string())
@@ -102,16 +89,13 @@ impl Kind {
         let kind = Self::new(id)?;
         kind.delete()?;
         if kind.dir.exists() {
-            fs::remove_dir_all(&kind.dir)
-                .with_context(|| format!("cannot remove {}", kind.dir.display()))?;
+            fs::remove_dir_all(&kind.dir).with_context(|| format!("cannot remove {}", kind.dir.display()))?;
         }
         Ok(())
     }
 
     fn delete(&self) -> Result<()> {
-        Cmd::new("kind")
-            .args(["delete", "cluster", "--name", &self.name()])
-            .run()
+        Cmd::new("kind").args(["delete", "cluster", "--name", &self.name()]).run()
     }
 
     fn runs(&self) -> Result<bool> {
@@ -128,10 +112,7 @@ impl Kind {
     }
 
     pub fn load(&self, archive: &Path) -> Result<()> {
-        Cmd::new("kind")
-            .args(["load", "image-archive", "--name", &self.name()])
-            .arg(archive)
-            .run()
+        Cmd::new("kind").args(["load", "image-archive", "--name", &self.name()]).arg(archive).run()
     }
 
     pub fn signal_container(&self, node: &str, container: &str, signal: Signal) -> Result<()> {
@@ -145,10 +126,7 @@ impl Kind {
         let script = "for rule in 'raw PREROUTING -i' 'mangle POSTROUTING -o'; do set -- $rule; \
                       if [ $0 = cut ]; then iptables -w 5 -t $1 -C $2 $3 eth0 -j DROP 2>/dev/null || iptables -w 5 -t $1 -I $2 $3 eth0 -j DROP; \
                       else iptables -w 5 -t $1 -D $2 $3 eth0 -j DROP 2>/dev/null || true; fi; done";
-        in_node(
-            node,
-            &["sh", "-c", script, if cut { "cut" } else { "heal" }],
-        )
+        in_node(node, &["sh", "-c", script, if cut { "cut" } else { "heal" }])
     }
 
     pub fn stop_node(&self, node: &str) -> Result<()> {
@@ -158,12 +136,9 @@ impl Kind {
     pub fn start_node(&self, node: &str) -> Result<()> {
         Cmd::new("docker").args(["start", node]).run()?;
         let kubectl = self.kubectl()?;
-        wait_until(
-            "all nodes to be ready",
-            Duration::from_secs(90),
-            Duration::from_millis(500),
-            || Ok(kubectl.ready_nodes()? == 3),
-        )
+        wait_until("all nodes to be ready", Duration::from_secs(90), Duration::from_millis(500), || {
+            Ok(kubectl.ready_nodes()? == 3)
+        })
     }
 }
 

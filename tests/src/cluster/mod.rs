@@ -4,7 +4,8 @@
 //! - Docker runs and kind is installed: a kind cluster of two workers.
 //! - Else: [`builtin`], two nodes on this machine.
 //!
-//! Each checkout has a cluster of its own, by its id; `WEIR_CLUSTER` names another.
+//! Each checkout has a cluster of its own, by its id; `WEIR_CLUSTER` names another, and `WEIR_PROVIDER` (`kind` or `built-in`)
+//! chooses between the last two.
 
 pub mod builtin;
 pub mod faults;
@@ -59,15 +60,11 @@ enum Wanted {
 pub fn cluster_id() -> Result<String> {
     match std::env::var("WEIR_CLUSTER") {
         Ok(id) if valid_id(&id) => Ok(id),
-        Ok(id) => bail!(
-            "WEIR_CLUSTER={id:?}: an id is 1 to 20 of a-z, 0-9 and -, and does not start with -"
-        ),
+        Ok(id) => bail!("WEIR_CLUSTER={id:?}: an id is 1 to 20 of a-z, 0-9 and -, and does not start with -"),
         Err(_) => {
             let path = checkout();
             let path = path.canonicalize().unwrap_or(path);
-            Ok(parts::hex(
-                &Sha256::digest(path.as_os_str().as_encoded_bytes())[..4],
-            ))
+            Ok(parts::hex(&Sha256::digest(path.as_os_str().as_encoded_bytes())[..4]))
         }
     }
 }
@@ -81,11 +78,13 @@ fn wanted() -> Result<Wanted> {
         });
     }
     let id = cluster_id()?;
-    Ok(if Kind::available() {
-        Wanted::Kind(id)
-    } else {
-        Wanted::BuiltIn(id)
-    })
+    match std::env::var("WEIR_PROVIDER").as_deref() {
+        Ok("kind") => Ok(Wanted::Kind(id)),
+        Ok("built-in") => Ok(Wanted::BuiltIn(id)),
+        Ok(other) => bail!("WEIR_PROVIDER={other:?}: it is kind or built-in"),
+        Err(_) if Kind::available() => Ok(Wanted::Kind(id)),
+        Err(_) => Ok(Wanted::BuiltIn(id)),
+    }
 }
 
 impl Cluster {
@@ -111,10 +110,7 @@ impl Cluster {
     pub fn down() -> Result<()> {
         match wanted()? {
             Wanted::Given(kubeconfig) => {
-                bail!(
-                    "the cluster of {} was not started by this harness: unset KUBECONFIG",
-                    kubeconfig.display()
-                )
+                bail!("the cluster of {} was not started by this harness: unset KUBECONFIG", kubeconfig.display())
             }
             Wanted::Kind(id) => Kind::down(&id),
             Wanted::BuiltIn(id) => BuiltIn::down(&id),
@@ -122,29 +118,17 @@ impl Cluster {
     }
 
     fn given(kubeconfig: PathBuf) -> Result<Self> {
-        let cluster = Self {
-            provider: Provider::Given,
-            kubeconfig,
-        };
-        cluster
-            .kubectl()?
-            .raw("/readyz")
-            .context("the cluster of KUBECONFIG does not answer")?;
+        let cluster = Self { provider: Provider::Given, kubeconfig };
+        cluster.kubectl()?.raw("/readyz").context("the cluster of KUBECONFIG does not answer")?;
         Ok(cluster)
     }
 
     fn kind(kind: Kind) -> Self {
-        Self {
-            kubeconfig: kind.kubeconfig(),
-            provider: Provider::Kind(kind),
-        }
+        Self { kubeconfig: kind.kubeconfig(), provider: Provider::Kind(kind) }
     }
 
     fn built_in(cluster: BuiltIn) -> Self {
-        Self {
-            kubeconfig: cluster.names.kubeconfig(),
-            provider: Provider::BuiltIn(Box::new(cluster)),
-        }
+        Self { kubeconfig: cluster.names.kubeconfig(), provider: Provider::BuiltIn(Box::new(cluster)) }
     }
 
     pub fn kubeconfig(&self) -> &Path {
@@ -176,29 +160,18 @@ impl Cluster {
     pub fn kubectl(&self) -> Result<Kubectl> {
         match &self.provider {
             Provider::BuiltIn(cluster) => Ok(cluster.kubectl()),
-            _ => Ok(Kubectl::new(
-                parts::program("kubectl", Part::Kube)?,
-                self.kubeconfig.clone(),
-            )),
+            _ => Ok(Kubectl::new(parts::program("kubectl", Part::Kube)?, self.kubeconfig.clone())),
         }
     }
 
     pub fn helm(&self) -> Result<Helm> {
-        Ok(Helm::new(
-            parts::program("helm", Part::Tools)?,
-            self.kubeconfig.clone(),
-        ))
+        Ok(Helm::new(parts::program("helm", Part::Tools)?, self.kubeconfig.clone()))
     }
 
     /// The names of the nodes that run pods.
     pub fn nodes(&self) -> Result<Vec<String>> {
-        let nodes =
-            self.kubectl()?
-                .list("default", "nodes", "!node-role.kubernetes.io/control-plane")?;
-        Ok(nodes
-            .iter()
-            .filter_map(|node| node["metadata"]["name"].as_str().map(str::to_owned))
-            .collect())
+        let nodes = self.kubectl()?.list("default", "nodes", "!node-role.kubernetes.io/control-plane")?;
+        Ok(nodes.iter().filter_map(|node| node["metadata"]["name"].as_str().map(str::to_owned)).collect())
     }
 
     /// Loads image archives into every node.
@@ -232,13 +205,7 @@ impl Cluster {
             ("operator.image.pullPolicy", "IfNotPresent"),
         ];
         say(format!("installing the chart with {}", operator.reference));
-        self.helm()?.upgrade_install(
-            OPERATOR_NAMESPACE,
-            RELEASE,
-            &checkout().join("charts/weir"),
-            &strings,
-            values,
-        )
+        self.helm()?.upgrade_install(OPERATOR_NAMESPACE, RELEASE, &checkout().join("charts/weir"), &strings, values)
     }
 }
 

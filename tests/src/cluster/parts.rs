@@ -101,43 +101,30 @@ fn build(part: Part, module: &Path, ldflags: &str, cache: &Path, ready: &Path) -
     }
     say(format!("building {}, once", part.about()));
     let begun = Instant::now();
+    // With the lock held, what lies there is of a build that was killed.
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".tmp") {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
     let work = tempfile::tempdir_in(cache).context("cannot make a build folder")?;
     let out = work.path().join("bin");
     // With a trailing slash, Go takes it as a folder to put several programs into.
     let out_arg = format!("{}/", out.display());
     Cmd::new("go")
-        .args([
-            "build",
-            "-trimpath",
-            "-buildvcs=false",
-            "-mod=readonly",
-            "-ldflags",
-            ldflags,
-            "-o",
-            &out_arg,
-            "tool",
-        ])
+        .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", ldflags, "-o", &out_arg, "tool"])
         .env("CGO_ENABLED", "0")
         .dir(module)
         .run_visibly()?;
     // The rename makes it whole or absent.
-    fs::rename(&out, ready)
-        .with_context(|| format!("cannot move the build to {}", ready.display()))?;
-    say(format!(
-        "built {} in {:.0} s",
-        part.folder(),
-        begun.elapsed().as_secs_f64()
-    ));
+    fs::rename(&out, ready).with_context(|| format!("cannot move the build to {}", ready.display()))?;
+    say(format!("built {} in {:.0} s", part.folder(), begun.elapsed().as_secs_f64()));
     Ok(())
 }
 
 /// A program from `PATH`, else from the parts.
 pub fn program(name: &str, part: Part) -> Result<PathBuf> {
-    if on_path(name) {
-        Ok(name.into())
-    } else {
-        Ok(part.ready()?.join(name))
-    }
+    if on_path(name) { Ok(name.into()) } else { Ok(part.ready()?.join(name)) }
 }
 
 /// What the built-in cluster takes from the machine: (program or file, Debian package).
@@ -161,20 +148,15 @@ const CNI_DIRS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"]
 
 /// The folder of the CNI plugins, if they are installed.
 pub fn cni_dir() -> Option<&'static str> {
-    CNI_DIRS.into_iter().find(|dir| {
-        ["ptp", "host-local", "loopback"]
-            .iter()
-            .all(|plugin| Path::new(dir).join(plugin).is_file())
-    })
+    CNI_DIRS
+        .into_iter()
+        .find(|dir| ["ptp", "host-local", "loopback"].iter().all(|plugin| Path::new(dir).join(plugin).is_file()))
 }
 
 /// Installs the missing Debian packages, saying so first; where it cannot, says what to install.
 pub fn ensure_packages() -> Result<()> {
-    let mut missing: Vec<&str> = PACKAGES
-        .iter()
-        .filter(|(program, _)| !on_path(program))
-        .map(|(_, package)| *package)
-        .collect();
+    let mut missing: Vec<&str> =
+        PACKAGES.iter().filter(|(program, _)| !on_path(program)).map(|(_, package)| *package).collect();
     if cni_dir().is_none() {
         missing.push("containernetworking-plugins");
     }
@@ -183,22 +165,10 @@ pub fn ensure_packages() -> Result<()> {
         return Ok(());
     }
     if !on_path("apt-get") {
-        bail!(
-            "the built-in cluster needs what Debian calls {}: install them",
-            missing.join(", ")
-        );
+        bail!("the built-in cluster needs what Debian calls {}: install them", missing.join(", "));
     }
-    say(format!(
-        "installing the Debian packages {}",
-        missing.join(" ")
-    ));
-    let apt = |args: &[&str]| {
-        Cmd::new("apt-get")
-            .arg("-qq")
-            .args(args)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .run()
-    };
+    say(format!("installing the Debian packages {}", missing.join(" ")));
+    let apt = |args: &[&str]| Cmd::new("apt-get").arg("-qq").args(args).env("DEBIAN_FRONTEND", "noninteractive").run();
     apt(&["update"])?;
     let mut install = vec!["install", "--yes", "--no-install-recommends"];
     install.extend(&missing);
@@ -220,9 +190,7 @@ mod tests {
 
     #[test]
     fn the_version_that_go_mod_requires_is_linked_in() {
-        let flags = Part::Kube
-            .ldflags("require (\n\tk8s.io/kubernetes v1.34.4 // indirect\n)\n")
-            .expect("flags");
+        let flags = Part::Kube.ldflags("require (\n\tk8s.io/kubernetes v1.34.4 // indirect\n)\n").expect("flags");
         assert!(flags.contains(".gitVersion=v1.34.4 "), "{flags}");
         assert!(flags.contains(".gitMinor=34 "), "{flags}");
         assert!(Part::Kube.ldflags("module x\n").is_err());

@@ -38,24 +38,15 @@ impl Cluster {
         match &self.provider {
             Provider::BuiltIn(cluster) => {
                 let path = cluster.names.shared();
-                Ok(Shared {
-                    here: path.clone(),
-                    on_nodes: path,
-                })
+                Ok(Shared { here: path.clone(), on_nodes: path })
             }
-            Provider::Kind(kind) => Ok(Shared {
-                here: kind.shared(),
-                on_nodes: kind::SHARED_INSIDE.into(),
-            }),
+            Provider::Kind(kind) => Ok(Shared { here: kind.shared(), on_nodes: kind::SHARED_INSIDE.into() }),
             Provider::Given => {
                 let path = std::env::var_os("WEIR_SHARED").map(PathBuf::from).context(
                     "a cluster that was given shares no folder that is known: set WEIR_SHARED to a path that this \
                      machine and all nodes share",
                 )?;
-                Ok(Shared {
-                    here: path.clone(),
-                    on_nodes: path,
-                })
+                Ok(Shared { here: path.clone(), on_nodes: path })
             }
         }
     }
@@ -72,8 +63,7 @@ impl Cluster {
         kubectl.delete("default", "persistentvolume", &volume)?;
         let here = shared.here.join(name);
         if here.exists() {
-            fs::remove_dir_all(&here)
-                .with_context(|| format!("cannot empty {}", here.display()))?;
+            fs::remove_dir_all(&here).with_context(|| format!("cannot empty {}", here.display()))?;
         }
         fs::create_dir_all(&here).with_context(|| format!("cannot make {}", here.display()))?;
         if rustix::process::geteuid().is_root() {
@@ -120,15 +110,8 @@ impl Cluster {
                 },
             ],
         });
-        kubectl
-            .cmd(["apply", "-f", "-"])
-            .input(manifest.to_string())
-            .run()?;
-        let namespace = Namespace {
-            name: name.to_owned(),
-            shared: here,
-            kubectl,
-        };
+        kubectl.cmd(["apply", "-f", "-"]).input(manifest.to_string()).run()?;
+        let namespace = Namespace { name: name.to_owned(), shared: here, kubectl };
         namespace.kubectl.wait_object(
             &format!("the claim {CLAIM} of namespace {name} to be bound"),
             (name, "persistentvolumeclaim", CLAIM),
@@ -158,14 +141,7 @@ impl Drop for Namespace {
             // Whoever looks into a failure needs what is there; the next namespace of this name removes it.
             return;
         }
-        let _ = self
-            .kubectl
-            .run(&["delete", "namespace", &self.name, "--wait=false"]);
-        let _ = self.kubectl.run(&[
-            "delete",
-            "persistentvolume",
-            &format!("shared-{}", self.name),
-            "--wait=false",
-        ]);
+        let _ = self.kubectl.run(&["delete", "namespace", &self.name, "--wait=false"]);
+        let _ = self.kubectl.run(&["delete", "persistentvolume", &format!("shared-{}", self.name), "--wait=false"]);
     }
 }

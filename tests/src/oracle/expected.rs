@@ -44,8 +44,7 @@ impl Expected {
     pub fn from_file(input: &Path, repeat: u64) -> Result<Self> {
         let bytes = fs::read(input).with_context(|| format!("cannot read {}", input.display()))?;
         let bytes = if input.extension().is_some_and(|ending| ending == "zst") {
-            zstd::stream::decode_all(&bytes[..])
-                .with_context(|| format!("cannot unpack {}", input.display()))?
+            zstd::stream::decode_all(&bytes[..]).with_context(|| format!("cannot unpack {}", input.display()))?
         } else {
             bytes
         };
@@ -61,9 +60,7 @@ impl Expected {
                 continue;
             }
             let legs = tails.entry(row.tail).or_default();
-            let (late, worst) = legs
-                .last()
-                .map_or((0, None), |last| (last.late, last.worst));
+            let (late, worst) = legs.last().map_or((0, None), |last| (last.late, last.worst));
             legs.push(Leg {
                 flight: row.carrier + &row.flight,
                 departed: row.departed,
@@ -76,31 +73,21 @@ impl Expected {
 
     /// Rows in all.
     pub fn total(&self) -> u64 {
-        self.tails
-            .values()
-            .map(|legs| legs.len() as u64)
-            .sum::<u64>()
-            * self.repeat
+        self.tails.values().map(|legs| legs.len() as u64).sum::<u64>() * self.repeat
     }
 
     /// Every tail with its number of legs, over all readings.
     pub fn tails(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.tails
-            .iter()
-            .map(|(tail, legs)| (tail.as_str(), self.legs(legs)))
+        self.tails.iter().map(|(tail, legs)| (tail.as_str(), self.legs(legs)))
     }
 
     /// A tail's own name and its number of legs.
     pub(super) fn tail(&self, tail: &str) -> Option<(&str, usize)> {
-        self.tails
-            .get_key_value(tail)
-            .map(|(tail, legs)| (tail.as_str(), self.legs(legs)))
+        self.tails.get_key_value(tail).map(|(tail, legs)| (tail.as_str(), self.legs(legs)))
     }
 
     fn legs(&self, once: &[Leg]) -> usize {
-        usize::try_from(self.repeat)
-            .unwrap_or(usize::MAX)
-            .saturating_mul(once.len())
+        usize::try_from(self.repeat).unwrap_or(usize::MAX).saturating_mul(once.len())
     }
 
     /// What is wrong with a row, when the file was read in order by one subtask.
@@ -112,12 +99,7 @@ impl Expected {
         let late = all.late * reading as u64 + leg.late;
         let worst = if reading == 0 { leg.worst } else { all.worst };
         let wanted = (leg.flight.as_str(), leg.departed.as_str(), late, worst);
-        let found = (
-            row.flight.as_ref(),
-            row.departed.as_ref(),
-            row.late,
-            row.worst_delay_min,
-        );
+        let found = (row.flight.as_ref(), row.departed.as_ref(), row.late, row.worst_delay_min);
         (wanted != found).then(|| format!("must be {wanted:?}, is {found:?}"))
     }
 
@@ -125,9 +107,8 @@ impl Expected {
     pub(super) fn departures(&self, tail: &str) -> HashMap<(String, String), i64> {
         let mut open = HashMap::new();
         for leg in self.tails.get(tail).into_iter().flatten() {
-            *open
-                .entry((leg.flight.clone(), leg.departed.clone()))
-                .or_insert(0) += i64::try_from(self.repeat).unwrap_or(i64::MAX);
+            *open.entry((leg.flight.clone(), leg.departed.clone())).or_insert(0) +=
+                i64::try_from(self.repeat).unwrap_or(i64::MAX);
         }
         open
     }
@@ -138,10 +119,7 @@ impl Expected {
         row: &Row<'_>,
         open: &mut HashMap<(String, String), i64>,
     ) -> Option<String> {
-        let departure = (
-            row.flight.clone().into_owned(),
-            row.departed.clone().into_owned(),
-        );
+        let departure = (row.flight.clone().into_owned(), row.departed.clone().into_owned());
         match open.get_mut(&departure) {
             Some(left) if *left > 0 => *left -= 1,
             Some(_) => return Some(format!("departure {departure:?} comes too often")),
@@ -155,8 +133,6 @@ impl Expected {
         // The last leg holds the tail's totals, whatever the order.
         let wanted = (all.late * self.repeat, all.worst);
         let found = (row.late, row.worst_delay_min);
-        (wanted != found).then(|| {
-            format!("the last leg's late and worst delay must be {wanted:?}, are {found:?}")
-        })
+        (wanted != found).then(|| format!("the last leg's late and worst delay must be {wanted:?}, are {found:?}"))
     }
 }

@@ -115,39 +115,28 @@ pub fn check(dir: &Path, expected: &Expected, order: Order) -> Result<Report> {
             let row: Row<'_> = match serde_json::from_slice(line) {
                 Ok(row) => row,
                 Err(error) => {
-                    report.add_wrong(|| {
-                        format!("{}: {error}: {}", place(), String::from_utf8_lossy(line))
-                    });
+                    report.add_wrong(|| format!("{}: {error}: {}", place(), String::from_utf8_lossy(line)));
                     continue;
                 }
             };
             let Some((tail, legs)) = expected.tail(&row.tail) else {
-                report
-                    .add_wrong(|| format!("{}: tail {:?} is not in the input", place(), row.tail));
+                report.add_wrong(|| format!("{}: tail {:?} is not in the input", place(), row.tail));
                 continue;
             };
             let counts = seen.entry(tail).or_insert_with(|| vec![0; legs]);
-            let Some(count) = usize::try_from(row.legs)
-                .ok()
-                .and_then(|leg| counts.get_mut(leg.checked_sub(1)?))
-            else {
-                report
-                    .add_wrong(|| format!("{}: {tail} has {legs} legs, not {}", place(), row.legs));
+            let Some(count) = usize::try_from(row.legs).ok().and_then(|leg| counts.get_mut(leg.checked_sub(1)?)) else {
+                report.add_wrong(|| format!("{}: {tail} has {legs} legs, not {}", place(), row.legs));
                 continue;
             };
             *count += 1;
             if *count > 1 {
-                report.add_double(|| {
-                    format!("{}: {tail} leg {} for the {count}. time", place(), row.legs)
-                });
+                report.add_double(|| format!("{}: {tail} leg {} for the {count}. time", place(), row.legs));
                 continue;
             }
             let fault = match order {
                 Order::Kept => expected.fault_in_order(&row),
                 Order::Free => {
-                    let open = open
-                        .entry(tail)
-                        .or_insert_with(|| expected.departures(tail));
+                    let open = open.entry(tail).or_insert_with(|| expected.departures(tail));
                     expected.fault_in_any_order(&row, open)
                 }
             };
@@ -163,15 +152,9 @@ pub fn check(dir: &Path, expected: &Expected, order: Order) -> Result<Report> {
         };
         let missing = counts.iter().filter(|count| **count == 0).count();
         if missing > 0 {
-            let last = counts
-                .iter()
-                .rposition(|count| *count > 0)
-                .map_or(0, |index| index + 1);
+            let last = counts.iter().rposition(|count| *count > 0).map_or(0, |index| index + 1);
             let holes = counts[..last].iter().filter(|count| **count == 0).count();
-            let first = counts
-                .iter()
-                .position(|count| *count == 0)
-                .map_or(0, |index| index + 1);
+            let first = counts.iter().position(|count| *count == 0).map_or(0, |index| index + 1);
             report.add_lost(missing as u64, holes as u64, || {
                 format!("{tail}: {missing} of {legs} legs, the first is {first}, the last seen is {last}")
             });

@@ -46,10 +46,7 @@ fn right_output_is_exact_in_whatever_order_its_rows_lie() {
 #[test]
 fn a_lost_row_is_counted_and_is_a_hole_only_before_a_later_one() {
     let last = judge(&OUTPUT[..5], Order::Kept);
-    assert_eq!(
-        (last.lost, last.holes, last.double, last.wrong),
-        (1, 0, 0, 0)
-    );
+    assert_eq!((last.lost, last.holes, last.double, last.wrong), (1, 0, 0, 0));
     assert!(last.is_exact_so_far() && !last.is_exact());
     let middle = judge(&[&OUTPUT[..2], &OUTPUT[3..]].concat(), Order::Kept);
     assert_eq!((middle.lost, middle.holes), (1, 1));
@@ -61,37 +58,19 @@ fn a_double_row_is_counted_even_when_another_is_lost() {
     let mut rows = OUTPUT.to_vec();
     rows[4] = rows[0];
     let report = judge(&rows, Order::Kept);
-    assert_eq!(
-        (report.rows, report.lost, report.double, report.wrong),
-        (6, 1, 1, 0)
-    );
+    assert_eq!((report.rows, report.lost, report.double, report.wrong), (6, 1, 1, 0));
 }
 
 #[test]
 fn wrong_content_is_counted() {
     let wrong = [
         // State that was started anew: the worst delay of the first reading is forgotten.
-        (
-            r#"{"tail":"N1","flight":"UA1545","departed":"2013-01-01T10:17Z","legs":3,"late":1,"worst_delay_min":2}"#,
-            3,
-        ),
-        (
-            r#"{"tail":"N1","flight":"UA7","departed":"2013-01-01T11:00Z","legs":1,"late":0,"worst_delay_min":2}"#,
-            0,
-        ),
+        (r#"{"tail":"N1","flight":"UA1545","departed":"2013-01-01T10:17Z","legs":3,"late":1,"worst_delay_min":2}"#, 3),
+        (r#"{"tail":"N1","flight":"UA7","departed":"2013-01-01T11:00Z","legs":1,"late":0,"worst_delay_min":2}"#, 0),
         (r#"{"tail":"N1","flight":"UA7""#, 0),
-        (
-            r#"{"tail":"N9","flight":"UA7","departed":"2013-01-01T11:00Z","legs":1,"late":0,"worst_delay_min":2}"#,
-            0,
-        ),
-        (
-            r#"{"tail":"N1","flight":"UA7","departed":"2013-01-01T11:00Z","legs":5,"late":0,"worst_delay_min":2}"#,
-            0,
-        ),
-        (
-            r#"{"tail":"N1","flight":"UA7","departed":"2013-01-01T11:00Z","legs":0,"late":0,"worst_delay_min":2}"#,
-            0,
-        ),
+        (r#"{"tail":"N9","flight":"UA7","departed":"2013-01-01T11:00Z","legs":1,"late":0,"worst_delay_min":2}"#, 0),
+        (r#"{"tail":"N1","flight":"UA7","departed":"2013-01-01T11:00Z","legs":5,"late":0,"worst_delay_min":2}"#, 0),
+        (r#"{"tail":"N1","flight":"UA7","departed":"2013-01-01T11:00Z","legs":0,"late":0,"worst_delay_min":2}"#, 0),
     ];
     for (row, at) in wrong {
         let mut rows = OUTPUT.to_vec();
@@ -115,14 +94,10 @@ fn in_free_order_a_departure_that_stands_in_for_another_is_found() {
 
 #[test]
 fn the_real_input_makes_its_known_number_of_rows() {
-    let input = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../runtime/examples/flights/flights-2013.csv.zst");
+    let input = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/examples/flights/flights-2013.csv.zst");
     let expected = Expected::from_file(&input, 1).expect("expected");
     // 336,776 rows less 8,255 cancelled ones; every flight that departed has a tail number.
-    assert_eq!(
-        (expected.total(), expected.tails().count()),
-        (328_521, 4_037)
-    );
+    assert_eq!((expected.total(), expected.tails().count()), (328_521, 4_037));
 }
 
 #[test]
@@ -134,10 +109,7 @@ fn uncommitted_and_foreign_files_are_no_output() {
     fs::create_dir(dir.path().join(".pending")).expect("dir");
     fs::write(dir.path().join(".pending/part-9"), "x").expect("file");
     let files = OutputFiles::of(dir.path()).expect("files");
-    assert_eq!(
-        (files.parts.len(), files.hidden.len(), files.foreign.len()),
-        (1, 1, 1)
-    );
+    assert_eq!((files.parts.len(), files.hidden.len(), files.foreign.len()), (1, 1, 1));
 }
 
 #[test]
@@ -160,9 +132,7 @@ fn a_watch_sees_only_new_files_with_content() {
     fs::write(dir.path().join(".part-1"), "x").expect("part");
     fs::write(dir.path().join("part-empty"), "").expect("part");
     fs::rename(dir.path().join(".part-1"), dir.path().join("part-1")).expect("rename");
-    watch
-        .wait_after(begun, Duration::from_secs(20))
-        .expect("arrival");
+    watch.wait_after(begun, Duration::from_secs(20)).expect("arrival");
     let names: Vec<_> = watch
         .arrivals()
         .iter()

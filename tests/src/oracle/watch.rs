@@ -46,9 +46,7 @@ impl OutputWatch {
                 while !ended.load(Ordering::Relaxed) {
                     let at = Instant::now();
                     // A folder that goes away and comes back is a test that starts anew.
-                    let parts = OutputFiles::of(&dir)
-                        .map(|files| files.parts)
-                        .unwrap_or_default();
+                    let parts = OutputFiles::of(&dir).map(|files| files.parts).unwrap_or_default();
                     for file in parts {
                         if !known.contains(&file) {
                             let bytes = std::fs::metadata(&file).map_or(0, |meta| meta.len());
@@ -60,11 +58,7 @@ impl OutputWatch {
                 }
             })
             .context("cannot start a thread")?;
-        Ok(Self {
-            arrivals,
-            end,
-            thread: Some(thread),
-        })
+        Ok(Self { arrivals, end, thread: Some(thread) })
     }
 
     /// All arrivals so far, oldest first.
@@ -74,31 +68,19 @@ impl OutputWatch {
 
     /// The first output that became visible after `then`.
     pub fn first_after(&self, then: Instant) -> Option<Instant> {
-        lock(&self.arrivals)
-            .iter()
-            .find(|arrival| arrival.bytes > 0 && arrival.at > then)
-            .map(|arrival| arrival.at)
+        lock(&self.arrivals).iter().find(|arrival| arrival.bytes > 0 && arrival.at > then).map(|arrival| arrival.at)
     }
 
     /// Waits for output that became visible after `then`; returns how long after.
     pub fn wait_after(&self, then: Instant, limit: Duration) -> Result<Duration> {
-        let at = wait_for("new committed output", limit, EVERY, || {
-            Ok(self.first_after(then))
-        })?;
+        let at = wait_for("new committed output", limit, EVERY, || Ok(self.first_after(then)))?;
         Ok(at - then)
     }
 
     /// The longest time without new output between `from` and `to`, with the times at both ends counted.
     pub fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
         let arrivals = lock(&self.arrivals);
-        longest_gap(
-            arrivals
-                .iter()
-                .filter(|arrival| arrival.bytes > 0)
-                .map(|arrival| arrival.at),
-            from,
-            to,
-        )
+        longest_gap(arrivals.iter().filter(|arrival| arrival.bytes > 0).map(|arrival| arrival.at), from, to)
     }
 }
 
@@ -116,11 +98,7 @@ fn lock(arrivals: &Mutex<Vec<Arrival>>) -> std::sync::MutexGuard<'_, Vec<Arrival
 }
 
 /// The longest gap between `times` (ascending) within `from..=to`.
-pub(super) fn longest_gap(
-    times: impl Iterator<Item = Instant>,
-    from: Instant,
-    to: Instant,
-) -> Duration {
+pub(super) fn longest_gap(times: impl Iterator<Item = Instant>, from: Instant, to: Instant) -> Duration {
     let mut last = from;
     let mut longest = Duration::ZERO;
     for at in times.filter(|at| (from..=to).contains(at)).chain([to]) {

@@ -16,10 +16,7 @@ use crate::process::Process;
 pub enum Cgroups {
     /// One tree for each mounted controller, often with a version 2 tree without controllers beside them, which some programs
     /// enter as well.
-    V1 {
-        mounts: Vec<PathBuf>,
-        unified: Option<PathBuf>,
-    },
+    V1 { mounts: Vec<PathBuf>, unified: Option<PathBuf> },
     /// One tree for all.
     V2 { mount: PathBuf },
 }
@@ -27,8 +24,7 @@ pub enum Cgroups {
 impl Cgroups {
     pub fn detect() -> Result<Self> {
         let mounts = fs::read_to_string("/proc/mounts").context("cannot read /proc/mounts")?;
-        Self::from_mounts(&mounts)
-            .context("no cgroups are mounted under /sys/fs/cgroup: a kubelet cannot run here")
+        Self::from_mounts(&mounts).context("no cgroups are mounted under /sys/fs/cgroup: a kubelet cannot run here")
     }
 
     fn from_mounts(mounts: &str) -> Option<Self> {
@@ -46,14 +42,7 @@ impl Cgroups {
         };
         let v1 = of_type("cgroup");
         let v2 = of_type("cgroup2").into_iter().next();
-        if v1.is_empty() {
-            v2.map(|mount| Self::V2 { mount })
-        } else {
-            Some(Self::V1 {
-                mounts: v1,
-                unified: v2,
-            })
-        }
+        if v1.is_empty() { v2.map(|mount| Self::V2 { mount }) } else { Some(Self::V1 { mounts: v1, unified: v2 }) }
     }
 
     fn mounts(&self) -> &[PathBuf] {
@@ -76,10 +65,7 @@ impl Cgroups {
     fn tracking(&self) -> &Path {
         let mounts = self.mounts();
         // The pids controller sets no limit and accounts no memory, so entering it changes nothing for a process.
-        mounts
-            .iter()
-            .find(|mount| mount.ends_with("pids"))
-            .unwrap_or(&mounts[0])
+        mounts.iter().find(|mount| mount.ends_with("pids")).unwrap_or(&mounts[0])
     }
 
     /// Makes the cgroup `name` (a relative path) and its parents in every tree, usable by a kubelet.
@@ -94,8 +80,7 @@ impl Cgroups {
                 dir.push(part);
                 match fs::create_dir(&dir) {
                     Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                        return Err(error)
-                            .with_context(|| format!("cannot make {}", dir.display()));
+                        return Err(error).with_context(|| format!("cannot make {}", dir.display()));
                     }
                     _ => {}
                 }
@@ -128,11 +113,7 @@ impl Cgroups {
         let mut found = Vec::new();
         walk(&self.tracking().join(name), &mut |dir| {
             let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            found.extend(
-                procs
-                    .lines()
-                    .filter_map(|pid| Process::of(pid.parse().ok()?)),
-            );
+            found.extend(procs.lines().filter_map(|pid| Process::of(pid.parse().ok()?)));
         });
         found
     }
@@ -141,10 +122,7 @@ impl Cgroups {
     pub fn find(&self, name: &str, leaf: &str) -> Option<PathBuf> {
         let mut found = None;
         walk(&self.tracking().join(name), &mut |dir| {
-            if dir
-                .file_name()
-                .is_some_and(|file| file.to_string_lossy().contains(leaf))
-            {
+            if dir.file_name().is_some_and(|file| file.to_string_lossy().contains(leaf)) {
                 found = Some(dir.to_path_buf());
             }
         });
@@ -230,12 +208,7 @@ mod tests {
     fn version_2_alone_is_one_tree() {
         let mounts = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
         let cgroups = Cgroups::from_mounts(mounts).expect("cgroups");
-        assert_eq!(
-            cgroups,
-            Cgroups::V2 {
-                mount: "/sys/fs/cgroup".into()
-            }
-        );
+        assert_eq!(cgroups, Cgroups::V2 { mount: "/sys/fs/cgroup".into() });
     }
 
     #[test]

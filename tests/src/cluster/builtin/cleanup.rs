@@ -41,10 +41,7 @@ pub fn remove(names: &Names) -> Result<()> {
 pub fn sweep(own: &Names) {
     for names in Names::all().into_iter().filter(|names| names != own) {
         if let Err(error) = sweep_one(&names) {
-            say(format!(
-                "cannot take down the abandoned cluster {}: {error:#}",
-                names.id
-            ));
+            say(format!("cannot take down the abandoned cluster {}: {error:#}", names.id));
         }
     }
 }
@@ -83,14 +80,6 @@ fn unmount_below(dir: &Path) -> Result<()> {
 
 fn mounts_below(dir: &Path) -> Result<Vec<String>> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
-    let point = |line: &str| {
-        line.split(' ')
-            .nth(1)
-            .map(|point| point.replace("\\040", " "))
-    };
-    Ok(mounts
-        .lines()
-        .filter_map(point)
-        .filter(|point| Path::new(point).starts_with(dir))
-        .collect())
+    let point = |line: &str| line.split(' ').nth(1).map(|point| point.replace("\\040", " "));
+    Ok(mounts.lines().filter_map(point).filter(|point| Path::new(point).starts_with(dir)).collect())
 }

@@ -59,11 +59,7 @@ pub fn start_api(cluster: &mut BuiltIn) -> Result<()> {
     cluster.start(
         "api-inside",
         "cp",
-        vec![
-            "socat".into(),
-            format!("UNIX-LISTEN:{socket},fork,mode=600"),
-            "TCP:127.0.0.1:6443".into(),
-        ],
+        vec!["socat".into(), format!("UNIX-LISTEN:{socket},fork,mode=600"), "TCP:127.0.0.1:6443".into()],
     )?;
     let port = cluster.state.port;
     cluster.start_outside(
@@ -79,15 +75,10 @@ pub fn start_api(cluster: &mut BuiltIn) -> Result<()> {
 /// Waits until the API server answers through the way in.
 pub fn wait_for_api(cluster: &BuiltIn) -> Result<()> {
     let kubectl = cluster.kubectl();
-    wait_until(
-        "the API server to be ready",
-        Duration::from_secs(60),
-        Duration::from_millis(150),
-        || {
-            cluster.check_daemons()?;
-            Ok(kubectl.raw("/readyz").is_ok())
-        },
-    )
+    wait_until("the API server to be ready", Duration::from_secs(60), Duration::from_millis(150), || {
+        cluster.check_daemons()?;
+        Ok(kubectl.raw("/readyz").is_ok())
+    })
 }
 
 /// Starts what needs the API server.
@@ -134,25 +125,16 @@ pub fn start_rest(cluster: &mut BuiltIn) -> Result<()> {
     )
     .context("cannot write the Corefile")?;
     let coredns = cluster.dns_dir.join("coredns").display().to_string();
-    cluster.start(
-        "coredns",
-        "cp",
-        vec![coredns, "-conf".into(), corefile.display().to_string()],
-    )
+    cluster.start("coredns", "cp", vec![coredns, "-conf".into(), corefile.display().to_string()])
 }
 
 /// A kubeconfig for a component inside the network; returns its path.
 pub fn kubeconfig(cluster: &BuiltIn, user: &str) -> Result<String> {
     let path: PathBuf = cluster.names.dir().join(format!("{user}.kubeconfig"));
-    cluster
-        .pki()
-        .kubeconfig(user, &inside_url(), "weir", &path)?;
+    cluster.pki().kubeconfig(user, &inside_url(), "weir", &path)?;
     Ok(path.display().to_string())
 }
 
 fn args(pairs: &[(&str, &str)]) -> Vec<String> {
-    pairs
-        .iter()
-        .map(|(flag, value)| format!("{flag}={value}"))
-        .collect()
+    pairs.iter().map(|(flag, value)| format!("{flag}={value}")).collect()
 }

@@ -52,9 +52,7 @@ impl BuiltIn {
             );
         }
         let names = Names::new(id);
-        let _lock = Lock::take(&names, || {
-            say("waiting for another process that works on this cluster")
-        })?;
+        let _lock = Lock::take(&names, || say("waiting for another process that works on this cluster"))?;
         cleanup::sweep(&names);
         if let Some(state) = State::load(&names) {
             let unfit = match state.abandoned() {
@@ -86,9 +84,7 @@ impl BuiltIn {
     /// Takes the cluster of this id down, whatever is left of it.
     pub fn down(id: &str) -> Result<()> {
         let names = Names::new(id);
-        let lock = Lock::take(&names, || {
-            say("waiting for another process that works on this cluster")
-        })?;
+        let lock = Lock::take(&names, || say("waiting for another process that works on this cluster"))?;
         cleanup::remove(&names)?;
         lock.remove();
         Ok(())
@@ -129,12 +125,7 @@ impl BuiltIn {
         open_to_pods(&names.shared())?;
         Pki::create(&names.dir().join("pki"))?;
         let server = format!("https://127.0.0.1:{}", cluster.state.port);
-        cluster.pki().kubeconfig(
-            "admin",
-            &server,
-            &format!("weir-{}", names.id),
-            &names.kubeconfig(),
-        )?;
+        cluster.pki().kubeconfig("admin", &server, &format!("weir-{}", names.id), &names.kubeconfig())?;
         net::create(&names)?;
         cluster.cgroups.create(&names.daemons_cgroup("cp"))?;
         control_plane::start_api(&mut cluster)?;
@@ -152,34 +143,19 @@ impl BuiltIn {
             node::start_kubelet(&mut cluster, node)?;
         }
         let kubectl = cluster.kubectl();
-        wait_until(
-            "both nodes to be ready",
-            Duration::from_secs(60),
-            Duration::from_millis(200),
-            || {
-                cluster.check_daemons()?;
-                // Pods are refused until their namespace has its service account.
-                Ok(kubectl
-                    .get_opt("default", "serviceaccount", "default")?
-                    .is_some()
-                    && kubectl.ready_nodes()? == NODES.len())
-            },
-        )
+        wait_until("both nodes to be ready", Duration::from_secs(60), Duration::from_millis(200), || {
+            cluster.check_daemons()?;
+            // Pods are refused until their namespace has its service account.
+            Ok(kubectl.get_opt("default", "serviceaccount", "default")?.is_some()
+                && kubectl.ready_nodes()? == NODES.len())
+        })
         .with_context(|| {
             let log = |node| log_tail(&names.logs().join(format!("kubelet-{node}.log")), 5);
-            format!(
-                "the kubelets' logs end with\n{}\n{}",
-                log(NODES[0]),
-                log(NODES[1])
-            )
+            format!("the kubelets' logs end with\n{}\n{}", log(NODES[0]), log(NODES[1]))
         })?;
         cluster.state.phase = Phase::Ready;
         cluster.state.save(&names)?;
-        say(format!(
-            "cluster {} is up after {:.1} s",
-            names.id,
-            begun.elapsed().as_secs_f64()
-        ));
+        say(format!("cluster {} is up after {:.1} s", names.id, begun.elapsed().as_secs_f64()));
         Ok(cluster)
     }
 
@@ -191,9 +167,7 @@ impl BuiltIn {
             bail!("node {node} was stopped and not started again");
         }
         check_daemons(&self.names, &state)?;
-        self.kubectl()
-            .raw("/readyz")
-            .context("its API server does not answer")?;
+        self.kubectl().raw("/readyz").context("its API server does not answer")?;
         let ready = self.kubectl().ready_nodes()?;
         if ready != NODES.len() {
             bail!("{ready} of {} nodes are ready", NODES.len());
@@ -213,8 +187,7 @@ impl BuiltIn {
     /// Loads an image archive into both nodes.
     pub fn load(&self, archive: &Path) -> Result<()> {
         std::thread::scope(|scope| {
-            let loads =
-                NODES.map(|node| scope.spawn(move || node::import(&self.names, node, archive)));
+            let loads = NODES.map(|node| scope.spawn(move || node::import(&self.names, node, archive)));
             for load in loads {
                 match load.join() {
                     Ok(result) => result?,
@@ -225,21 +198,8 @@ impl BuiltIn {
         })
     }
 
-    pub fn signal_container(
-        &self,
-        node: &str,
-        container: &str,
-        signal: Signal,
-        only_first: bool,
-    ) -> Result<()> {
-        node::signal(
-            &self.cgroups,
-            &self.names,
-            node::known(node)?,
-            container,
-            signal,
-            only_first,
-        )
+    pub fn signal_container(&self, node: &str, container: &str, signal: Signal, only_first: bool) -> Result<()> {
+        node::signal(&self.cgroups, &self.names, node::known(node)?, container, signal, only_first)
     }
 
     pub fn set_cut(&self, node: &str, cut: bool) -> Result<()> {
@@ -265,9 +225,7 @@ impl BuiltIn {
     }
 
     fn pki(&self) -> Pki {
-        Pki {
-            dir: self.names.dir().join("pki"),
-        }
+        Pki { dir: self.names.dir().join("pki") }
     }
 
     /// The first word of a command line: a program of the Kubernetes part.
@@ -277,11 +235,8 @@ impl BuiltIn {
 
     /// Starts one of the cluster's programs in the network of `which` (`cp` or a node) and records it.
     fn start(&mut self, name: &str, which: &str, argv: Vec<String>) -> Result<()> {
-        let mut command = vec![
-            "nsenter".into(),
-            format!("--net={}", self.names.netns_path(which).display()),
-            "--".into(),
-        ];
+        let mut command =
+            vec!["nsenter".into(), format!("--net={}", self.names.netns_path(which).display()), "--".into()];
         command.extend(argv);
         self.spawn(name, which, command)
     }
@@ -294,12 +249,7 @@ impl BuiltIn {
     fn spawn(&mut self, name: &str, which: &str, argv: Vec<String>) -> Result<()> {
         let log = self.names.logs().join(format!("{name}.log"));
         let cgroup_procs = self.cgroups.procs_file(&self.names.daemons_cgroup(which));
-        let process = Daemon {
-            log: &log,
-            cgroup_procs: &cgroup_procs,
-            argv,
-        }
-        .spawn()?;
+        let process = Daemon { log: &log, cgroup_procs: &cgroup_procs, argv }.spawn()?;
         self.state.record(name, process);
         self.state.save(&self.names)
     }
@@ -315,12 +265,7 @@ fn check_daemons(names: &Names, state: &State) -> Result<()> {
     for daemon in &state.daemons {
         if !daemon.process.is_alive() {
             let log = names.logs().join(format!("{}.log", daemon.name));
-            bail!(
-                "{} has ended; {} ends with\n{}",
-                daemon.name,
-                log.display(),
-                log_tail(&log, 8)
-            );
+            bail!("{} has ended; {} ends with\n{}", daemon.name, log.display(), log_tail(&log, 8));
         }
     }
     Ok(())
@@ -337,12 +282,7 @@ fn free_port(id: &str) -> Result<u16> {
     (0..COUNT)
         .map(|step| FIRST + (hash % COUNT + step) % COUNT)
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .with_context(|| {
-            format!(
-                "no free port on 127.0.0.1 from {FIRST} to {}",
-                FIRST + COUNT - 1
-            )
-        })
+        .with_context(|| format!("no free port on 127.0.0.1 from {FIRST} to {}", FIRST + COUNT - 1))
 }
 
 /// Lets pods, which do not run as root, write to a folder.

@@ -15,10 +15,7 @@ pub const API_SERVICE: &str = "10.96.0.1";
 pub const PODS: &str = "10.244.0.0/16";
 
 fn number(node: &str) -> usize {
-    NODES
-        .iter()
-        .position(|known| *known == node)
-        .map_or(0, |index| index + 1)
+    NODES.iter().position(|known| *known == node).map_or(0, |index| index + 1)
 }
 
 pub fn node_address(node: &str) -> String {
@@ -39,22 +36,14 @@ pub fn create(names: &Names) -> Result<()> {
     }
     batch(
         &cp,
-        &format!(
-            "link set lo up\nlink add br0 type bridge\naddress add {CONTROL_PLANE}/24 dev br0\nlink set br0 up\n"
-        ),
+        &format!("link set lo up\nlink add br0 type bridge\naddress add {CONTROL_PLANE}/24 dev br0\nlink set br0 up\n"),
     )?;
     for node in NODES {
         let ns = names.netns(node);
-        ip(&[
-            "link", "add", node, "netns", &cp, "type", "veth", "peer", "name", "eth0", "netns", &ns,
-        ])?;
+        ip(&["link", "add", node, "netns", &cp, "type", "veth", "peer", "name", "eth0", "netns", &ns])?;
         let mut routes = String::new();
         for other in NODES.iter().filter(|other| **other != node) {
-            routes += &format!(
-                "route add {} via {}\n",
-                pod_subnet(other),
-                node_address(other)
-            );
+            routes += &format!("route add {} via {}\n", pod_subnet(other), node_address(other));
         }
         // Service addresses need some route: kube-proxy rewrites them before they leave.
         batch(
@@ -66,17 +55,11 @@ pub fn create(names: &Names) -> Result<()> {
         )?;
         batch(
             &cp,
-            &format!(
-                "link set {node} master br0 up\nroute add {} via {}\n",
-                pod_subnet(node),
-                node_address(node)
-            ),
+            &format!("link set {node} master br0 up\nroute add {} via {}\n", pod_subnet(node), node_address(node)),
         )?;
     }
     for which in NODES.iter().chain(&["cp"]) {
-        Cmd::in_netns(&names.netns_path(which), "sh")
-            .args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])
-            .run()?;
+        Cmd::in_netns(&names.netns_path(which), "sh").args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]).run()?;
     }
     Ok(())
 }
@@ -94,19 +77,14 @@ pub fn remove(names: &Names) -> Result<()> {
 /// The two rules that drop all traffic of a node with the rest of the cluster, in tables that kube-proxy leaves alone.
 ///
 /// Taking the link down instead would lose its routes.
-const CUT: [[&str; 6]; 2] = [
-    ["raw", "PREROUTING", "-i", "eth0", "-j", "DROP"],
-    ["mangle", "POSTROUTING", "-o", "eth0", "-j", "DROP"],
-];
+const CUT: [[&str; 6]; 2] =
+    [["raw", "PREROUTING", "-i", "eth0", "-j", "DROP"], ["mangle", "POSTROUTING", "-o", "eth0", "-j", "DROP"]];
 
 /// Cuts a node off, or heals it; doing it twice changes nothing.
 pub fn set_cut(netns: &Path, cut: bool) -> Result<()> {
     for [table, chain, rule @ ..] in CUT {
-        let iptables = |action: &str| {
-            Cmd::in_netns(netns, "iptables")
-                .args(["-w", "5", "-t", table, action, chain])
-                .args(rule)
-        };
+        let iptables =
+            |action: &str| Cmd::in_netns(netns, "iptables").args(["-w", "5", "-t", table, action, chain]).args(rule);
         let present = iptables("-C").succeeds();
         if cut && !present {
             iptables("-I").run()?;

@@ -18,13 +18,8 @@ use crate::process::{Process, log_tail};
 
 /// Folders that the node's programs write to whatever their configuration says. Each node has its own mounted over them,
 /// in its own mount namespace, so that two nodes never meet there and nothing of the machine's own is touched.
-const PRIVATE: [&str; 5] = [
-    "/var/lib/kubelet",
-    "/var/lib/cni",
-    "/var/log/containers",
-    "/var/log/pods",
-    "/run/containerd",
-];
+const PRIVATE: [&str; 5] =
+    ["/var/lib/kubelet", "/var/lib/cni", "/var/log/containers", "/var/log/pods", "/run/containerd"];
 
 /// Makes a node's cgroups and configuration files.
 pub fn prepare(cluster: &BuiltIn, node: &str) -> Result<()> {
@@ -39,15 +34,9 @@ pub fn prepare(cluster: &BuiltIn, node: &str) -> Result<()> {
         let path = dir.join(file);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
-    write(
-        "cni/10-weir.conflist",
-        serde_json::to_string_pretty(&cni(names, node))?,
-    )?;
+    write("cni/10-weir.conflist", serde_json::to_string_pretty(&cni(names, node))?)?;
     write("containerd.toml", containerd(names, node)?)?;
-    write(
-        "kubelet.yaml",
-        serde_json::to_string_pretty(&kubelet(cluster, node))?,
-    )?;
+    write("kubelet.yaml", serde_json::to_string_pretty(&kubelet(cluster, node))?)?;
     let proxy = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -70,52 +59,25 @@ pub fn start_containerd(cluster: &mut BuiltIn, node: &str) -> Result<()> {
     fs::create_dir_all(run_dir(&names, node).join("private"))?;
     let mut script = String::from("set -e\n");
     for private in PRIVATE {
-        let base = if private.starts_with("/run") {
-            run_dir(&names, node)
-        } else {
-            dir.clone()
-        };
-        let own = base
-            .join("private")
-            .join(private.trim_start_matches('/').replace('/', "-"));
+        let base = if private.starts_with("/run") { run_dir(&names, node) } else { dir.clone() };
+        let own = base.join("private").join(private.trim_start_matches('/').replace('/', "-"));
         fs::create_dir_all(&own)?;
-        fs::create_dir_all(private)
-            .with_context(|| format!("cannot make the mount point {private}"))?;
+        fs::create_dir_all(private).with_context(|| format!("cannot make the mount point {private}"))?;
         script += &format!("mount --bind '{}' '{private}'\n", own.display());
     }
-    script += &format!(
-        "exec containerd --config '{}'\n",
-        dir.join("containerd.toml").display()
-    );
+    script += &format!("exec containerd --config '{}'\n", dir.join("containerd.toml").display());
     // Mounts of the machine still come in, but none of the node's goes out: they end with its last process.
-    let argv = [
-        "unshare",
-        "--mount",
-        "--propagation",
-        "slave",
-        "sh",
-        "-c",
-        &script,
-    ];
-    cluster.start(
-        &format!("containerd-{node}"),
-        node,
-        argv.map(String::from).to_vec(),
-    )
+    let argv = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", &script];
+    cluster.start(&format!("containerd-{node}"), node, argv.map(String::from).to_vec())
 }
 
 /// Waits for the node's containerd and gives it the pause image.
 pub fn finish_containerd(cluster: &BuiltIn, node: &str, pause: &Path) -> Result<()> {
     let name = format!("containerd-{node}");
-    wait_until(
-        &format!("{name} to answer"),
-        Duration::from_secs(30),
-        Duration::from_millis(30),
-        || {
-            cluster.check_daemons()?;
-            Ok(ctr(&cluster.names, node).arg("version").succeeds())
-        },
-    )
+    wait_until(&format!("{name} to answer"), Duration::from_secs(30), Duration::from_millis(30), || {
+        cluster.check_daemons()?;
+        Ok(ctr(&cluster.names, node).arg("version").succeeds())
+    })
     .with_context(|| log_tail(&cluster.names.logs().join(format!("{name}.log")), 5))?;
     import(&cluster.names, node, pause)
 }
@@ -129,11 +91,7 @@ pub fn start_kubelet(cluster: &mut BuiltIn, node: &str) -> Result<()> {
         .daemon(&format!("containerd-{node}"))
         .with_context(|| format!("containerd of {node} is not recorded"))?;
     let config = names.dir().join(format!("{node}.kubeconfig"));
-    let mut argv = vec![
-        "nsenter".into(),
-        format!("--mount=/proc/{}/ns/mnt", containerd.pid),
-        "--".into(),
-    ];
+    let mut argv = vec!["nsenter".into(), format!("--mount=/proc/{}/ns/mnt", containerd.pid), "--".into()];
     argv.extend(cluster.kube("kubelet"));
     argv.extend([
         format!("--config={}", dir.join("kubelet.yaml").display()),
@@ -154,10 +112,7 @@ pub fn stop(cluster: &mut BuiltIn, node: &str) -> Result<()> {
     // First the network: else the kernel would close the dying programs' connections politely.
     net::set_cut(&names.netns_path(node), true)?;
     cluster.state.stopped.push(node.to_owned());
-    cluster
-        .state
-        .daemons
-        .retain(|daemon| !daemon.name.ends_with(&format!("-{node}")));
+    cluster.state.daemons.retain(|daemon| !daemon.name.ends_with(&format!("-{node}")));
     cluster.state.save(&names)?;
     cluster.cgroups.kill(&names.daemons_cgroup(node))?;
     cluster.cgroups.kill(&names.pods_cgroup(node))
@@ -189,15 +144,8 @@ pub fn import(names: &Names, node: &str, archive: &Path) -> Result<()> {
 }
 
 /// The first process of a container (by its id).
-pub fn first_process(
-    cgroups: &Cgroups,
-    names: &Names,
-    node: &str,
-    container: &str,
-) -> Option<Process> {
-    processes(cgroups, names, node, container)
-        .into_iter()
-        .find(|process| process.pid_inside() == Some(1))
+pub fn first_process(cgroups: &Cgroups, names: &Names, node: &str, container: &str) -> Option<Process> {
+    processes(cgroups, names, node, container).into_iter().find(|process| process.pid_inside() == Some(1))
 }
 
 /// Sends a signal to every process of a container, or only to its first one.
@@ -210,16 +158,11 @@ pub fn signal(
     only_first: bool,
 ) -> Result<()> {
     let targets = if only_first {
-        first_process(cgroups, names, node, container)
-            .into_iter()
-            .collect()
+        first_process(cgroups, names, node, container).into_iter().collect()
     } else {
         processes(cgroups, names, node, container)
     };
-    anyhow::ensure!(
-        !targets.is_empty(),
-        "container {container} has no process on node {node}"
-    );
+    anyhow::ensure!(!targets.is_empty(), "container {container} has no process on node {node}");
     for process in targets {
         process.signal(signal)?;
     }
@@ -232,10 +175,7 @@ fn processes(cgroups: &Cgroups, names: &Names, node: &str, container: &str) -> V
         return Vec::new();
     };
     let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    procs
-        .lines()
-        .filter_map(|pid| Process::of(pid.parse().ok()?))
-        .collect()
+    procs.lines().filter_map(|pid| Process::of(pid.parse().ok()?)).collect()
 }
 
 fn run_dir(names: &Names, node: &str) -> PathBuf {
@@ -338,10 +278,5 @@ pub fn known(node: &str) -> Result<&'static str> {
     NODES
         .into_iter()
         .find(|known| *known == node)
-        .with_context(|| {
-            format!(
-                "there is no node {node}: the cluster has {}",
-                NODES.join(" and ")
-            )
-        })
+        .with_context(|| format!("there is no node {node}: the cluster has {}", NODES.join(" and ")))
 }

@@ -24,39 +24,15 @@ impl Pki {
     /// Makes all of them anew in `dir`.
     pub fn create(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir)?;
-        let pki = Self {
-            dir: dir.to_path_buf(),
-        };
+        let pki = Self { dir: dir.to_path_buf() };
         // openssl's own default configuration would add the extensions of an authority to every certificate.
-        fs::write(
-            pki.path("openssl.cnf"),
-            "[req]\ndistinguished_name = dn\n[dn]\n",
-        )?;
-        pki.openssl(
-            &[
-                "-subj",
-                "/CN=weir-cluster",
-                "-addext",
-                "basicConstraints=critical,CA:true",
-            ],
-            "ca",
-        )?;
+        fs::write(pki.path("openssl.cnf"), "[req]\ndistinguished_name = dn\n[dn]\n")?;
+        pki.openssl(&["-subj", "/CN=weir-cluster", "-addext", "basicConstraints=critical,CA:true"], "ca")?;
         Cmd::new("openssl")
-            .args([
-                "genpkey",
-                "-algorithm",
-                "EC",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-out",
-                "sa.key",
-            ])
+            .args(["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "sa.key"])
             .dir(dir)
             .run()?;
-        Cmd::new("openssl")
-            .args(["pkey", "-in", "sa.key", "-pubout", "-out", "sa.pub"])
-            .dir(dir)
-            .run()?;
+        Cmd::new("openssl").args(["pkey", "-in", "sa.key", "-pubout", "-out", "sa.pub"]).dir(dir).run()?;
         let api = format!(
             "DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,DNS:localhost,IP:127.0.0.1,IP:{},IP:{}",
             net::CONTROL_PLANE,
@@ -64,20 +40,12 @@ impl Pki {
         );
         pki.issue("apiserver", "/CN=apiserver", &api)?;
         pki.issue("admin", "/O=system:masters/CN=admin", "DNS:none")?;
-        pki.issue(
-            "controller-manager",
-            "/CN=system:kube-controller-manager",
-            "DNS:none",
-        )?;
+        pki.issue("controller-manager", "/CN=system:kube-controller-manager", "DNS:none")?;
         pki.issue("scheduler", "/CN=system:kube-scheduler", "DNS:none")?;
         pki.issue("proxy", "/CN=system:kube-proxy", "DNS:none")?;
         for node in NODES {
             let names = format!("DNS:{node},IP:{}", net::node_address(node));
-            pki.issue(
-                node,
-                &format!("/O=system:nodes/CN=system:node:{node}"),
-                &names,
-            )?;
+            pki.issue(node, &format!("/O=system:nodes/CN=system:node:{node}"), &names)?;
         }
         Ok(pki)
     }
@@ -116,23 +84,10 @@ impl Pki {
 
     fn openssl(&self, args: &[&str], name: &str) -> Result<()> {
         Cmd::new("openssl")
-            .args([
-                "req",
-                "-x509",
-                "-nodes",
-                "-config",
-                "openssl.cnf",
-                "-days",
-                DAYS,
-            ])
+            .args(["req", "-x509", "-nodes", "-config", "openssl.cnf", "-days", DAYS])
             .args(CURVE)
             .args(args)
-            .args([
-                "-keyout",
-                &format!("{name}.key"),
-                "-out",
-                &format!("{name}.crt"),
-            ])
+            .args(["-keyout", &format!("{name}.key"), "-out", &format!("{name}.crt")])
             .dir(&self.dir)
             .run()
             .with_context(|| format!("cannot make the certificate of {name}"))
@@ -140,9 +95,7 @@ impl Pki {
 
     /// Writes a kubeconfig for the certificate `user`; the keys are in it, so that it can be copied.
     pub fn kubeconfig(&self, user: &str, server: &str, cluster: &str, to: &Path) -> Result<()> {
-        let data = |file: String| -> Result<Value> {
-            Ok(STANDARD.encode(fs::read(self.path(&file))?).into())
-        };
+        let data = |file: String| -> Result<Value> { Ok(STANDARD.encode(fs::read(self.path(&file))?).into()) };
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",

@@ -101,9 +101,7 @@ impl Names {
 /// An id is part of names of interfaces, cgroups, sockets and folders.
 pub fn valid_id(id: &str) -> bool {
     (1..=20).contains(&id.len())
-        && id
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
         && !id.starts_with('-')
 }
 
@@ -156,17 +154,11 @@ impl State {
     /// Records that `name` runs as `process`, in place of an earlier one of that name.
     pub fn record(&mut self, name: &str, process: Process) {
         self.daemons.retain(|daemon| daemon.name != name);
-        self.daemons.push(DaemonRecord {
-            name: name.to_owned(),
-            process,
-        });
+        self.daemons.push(DaemonRecord { name: name.to_owned(), process });
     }
 
     pub fn daemon(&self, name: &str) -> Option<Process> {
-        self.daemons
-            .iter()
-            .find(|daemon| daemon.name == name)
-            .map(|daemon| daemon.process)
+        self.daemons.iter().find(|daemon| daemon.name == name).map(|daemon| daemon.process)
     }
 
     /// Why nobody needs this cluster any more; `None` while somebody may. Call it with the lock held.
@@ -186,8 +178,7 @@ impl State {
 }
 
 pub fn boot_id() -> Result<String> {
-    let id =
-        fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
     Ok(id.trim().to_owned())
 }
 
@@ -240,17 +231,11 @@ impl Lock {
 fn open_lock(names: &Names) -> Result<(PathBuf, fs::File)> {
     let path = Lock::path(names);
     fs::create_dir_all(RUN_ROOT).with_context(|| format!("cannot make {RUN_ROOT}"))?;
-    let file = fs::File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
+    let file = fs::File::options().create(true).truncate(false).write(true).open(&path);
     match file {
         // The folder may go between the two calls when another cluster's `down` ends.
         Err(error) if error.kind() == ErrorKind::NotFound => open_lock(names),
-        other => other
-            .map(|file| (path.clone(), file))
-            .with_context(|| format!("cannot open {}", path.display())),
+        other => other.map(|file| (path.clone(), file)).with_context(|| format!("cannot open {}", path.display())),
     }
 }
 
@@ -269,11 +254,7 @@ mod tests {
     fn only_the_harnesss_own_kubeconfigs_name_a_cluster() {
         let names = Names::of_kubeconfig(Path::new("/var/lib/weir-cluster/ab12/kubeconfig"));
         assert_eq!(names, Some(Names::new("ab12")));
-        for other in [
-            "/root/.kube/config",
-            "/var/lib/weir-cluster/ab12/other",
-            "/var/lib/weir-cluster/../kubeconfig",
-        ] {
+        for other in ["/root/.kube/config", "/var/lib/weir-cluster/ab12/other", "/var/lib/weir-cluster/../kubeconfig"] {
             assert_eq!(Names::of_kubeconfig(Path::new(other)), None, "{other}");
         }
     }
@@ -292,10 +273,7 @@ mod tests {
             checkout: crate::checkout(),
             boot: boot_id().expect("boot id"),
             port: 1,
-            daemons: vec![DaemonRecord {
-                name: "apiserver".into(),
-                process: Process::this().expect("this"),
-            }],
+            daemons: vec![DaemonRecord { name: "apiserver".into(), process: Process::this().expect("this") }],
             stopped: vec![],
         }
     }
@@ -307,18 +285,9 @@ mod tests {
 
     #[test]
     fn a_cluster_is_abandoned_when_its_starter_checkout_boot_or_programs_are_gone() {
-        let unfinished = State {
-            phase: Phase::Unfinished,
-            ..state()
-        };
-        let moved = State {
-            checkout: "/nonexistent".into(),
-            ..state()
-        };
-        let rebooted = State {
-            boot: "another".into(),
-            ..state()
-        };
+        let unfinished = State { phase: Phase::Unfinished, ..state() };
+        let moved = State { checkout: "/nonexistent".into(), ..state() };
+        let rebooted = State { boot: "another".into(), ..state() };
         let mut dead = state();
         // The same pid with another start time is another process.
         dead.daemons[0].process.start += 1;
