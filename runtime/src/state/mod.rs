@@ -1,2 +1,11 @@
-//! Keyed state: backends, handles, snapshot files.
+//! Keyed state: the hashmap backend's table, the handles that functions hold, snapshot files.
+pub mod frozen;
+pub mod handles;
+pub mod key_map;
 pub mod snapshot;
+pub mod table;
+
+pub use handles::{
+    AggregateFunction, AggregatingState, KeyRef, KeyedTable, ListState, MapState, ReducingState, ValueState,
+};
+pub use key_map::KeyMap;
