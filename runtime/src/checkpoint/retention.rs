@@ -1,0 +1,82 @@
+//! Which checkpoints stay: while the job runs, at its end, and what was left over by attempts before. Pure.
+//!
+//! Nothing that a retained entry or the last claim names is ever given out for deletion; savepoints never are.
+use super::log::LogView;
+use std::collections::BTreeSet;
+use weir_api::config::Retention;
+use weir_api::ids::Attempt;
+use weir_api::status::TerminalStatus;
+
+/// [`super::log::Snapshot::retains_from`] of the checkpoint that is about to be appended at `index`: with it, the log keeps
+/// the newest `retained` checkpoints (at least one).
+pub fn retains_from(view: &LogView, index: u64, retained: u32) -> u64 {
+    let before = view.checkpoints();
+    let keep = (retained.max(1) as usize - 1).min(before.len());
+    before[before.len() - keep..].first().and_then(|c| c.index).unwrap_or(index)
+}
+
+/// Directories that the entry at the head dropped, given the log before and after it. Call it once the append is known.
+pub fn dropped(before: &LogView, after: &LogView) -> Vec<String> {
+    let keep = protected(after);
+    before.checkpoints().into_iter().map(|c| c.path).filter(|p| !keep.contains(p)).collect()
+}
+
+/// Directories that must stay.
+fn protected(view: &LogView) -> BTreeSet<String> {
+    let claimed = view.resumable().map(|r| r.path);
+    view.snapshots().into_iter().map(|s| s.path).chain(claimed).collect()
+}
+
+/// Whether checkpoints are kept when the job ends like this. A completed stop keeps the last checkpoint beside its
+/// savepoint, unless nothing is ever kept.
+pub const fn keeps(policy: Retention, status: TerminalStatus) -> bool {
+    use TerminalStatus as S;
+    match (policy, status) {
+        (Retention::NeverRetain, _) | (_, S::Finished) => false,
+        (_, S::Failed | S::Stopped) | (Retention::RetainOnCancellation, S::Canceled) => true,
+        (Retention::DeleteOnCancellation, S::Canceled) => false,
+    }
+}
+
+/// What the job's end keeps and deletes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AtEnd {
+    /// For [`super::log::Terminal::kept`]: directories of checkpoints and of savepoints that the log names.
+    pub kept: Vec<String>,
+    /// To delete once the terminal entry is in the log.
+    pub delete: Vec<String>,
+}
+
+/// Call it before the terminal entry is appended.
+pub fn at_end(view: &LogView, policy: Retention, status: TerminalStatus) -> AtEnd {
+    let mut end = AtEnd::default();
+    let keep = keeps(policy, status);
+    for s in view.snapshots() {
+        let to = if keep || s.kind.is_savepoint() { &mut end.kept } else { &mut end.delete };
+        to.push(s.path);
+    }
+    // a restored snapshot that the log does not name is its owner's
+    if let Some(r) = view.resumable()
+        && !end.kept.contains(&r.path)
+        && !end.delete.contains(&r.path)
+    {
+        end.kept.push(r.path);
+    }
+    end
+}
+
+/// Attempt in the name of a checkpoint's directory (`chk-<id>-<attempt>-<nonce>`).
+fn attempt_of(directory: &str) -> Option<Attempt> {
+    let mut parts = directory.strip_prefix("chk-")?.split('-');
+    let (_id, attempt) = (parts.next()?.parse::<u64>().ok()?, parts.next()?.parse().ok()?);
+    Some(Attempt(attempt))
+}
+
+/// Checkpoint directories that attempts before `current` left behind: aborted ones, orphans of a crash, ones that a log
+/// entry dropped and nobody deleted. Only for the holder of the claim, after its claim. `directories`: names of the folders
+/// in the job's root.
+pub fn sweep(view: &LogView, current: Attempt, directories: &[String]) -> Vec<String> {
+    let keep = protected(view);
+    let left = |d: &&String| !keep.contains(*d) && attempt_of(d).is_some_and(|a| a < current);
+    directories.iter().filter(left).cloned().collect()
+}
