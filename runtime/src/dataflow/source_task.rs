@@ -1,0 +1,191 @@
+//! The loop of a source task: read a batch, hand it on, answer triggers with barriers.
+use super::task::{TaskBody, TaskCommand, TaskEvent, TaskIo};
+use super::timing::Timing;
+use super::{Output, Signal};
+use crate::checkpoint::handles::{Barrier, Bytes64, SPLITS};
+use crate::connectors::source::{ReadStatus, SourceReader};
+use crate::error::Result;
+use crate::state::snapshot::SnapshotParts;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Instant;
+use weir_api::ids::CheckpointId;
+
+/// Batches between two yields to the other tasks of the worker thread: a yield polls the I/O driver, about a microsecond.
+const BATCHES_PER_YIELD: u32 = 16;
+
+/// A reader and the chain behind it.
+pub struct SourceTask<R: SourceReader> {
+    pub operator: String,
+    pub reader: R,
+    pub out: Output<R::Record>,
+}
+
+/// What ended a wait.
+enum Wake {
+    Command(TaskCommand),
+    /// The taskmanager dropped the task.
+    Cancelled,
+    Ready(Result<()>),
+}
+
+struct Running<R: SourceReader> {
+    task: SourceTask<R>,
+    io: TaskIo,
+    /// All splits are read.
+    ended: bool,
+    /// The snapshot that ends tasks and is under way: nothing is read meanwhile.
+    paused: Option<CheckpointId>,
+    last_flush: Instant,
+    timing: Timing,
+}
+
+impl<R: SourceReader> TaskBody for SourceTask<R> {
+    fn run(self: Box<Self>, io: TaskIo) -> BoxFuture<'static, Result<()>> {
+        let now = Instant::now();
+        let timing = Timing::new(io.metrics.clone(), now);
+        let running = Running { task: *self, io, ended: false, paused: None, last_flush: now, timing };
+        running.run().boxed()
+    }
+}
+
+impl<R: SourceReader> Running<R> {
+    async fn run(mut self) -> Result<()> {
+        let _ = self.io.events.send((self.io.id, TaskEvent::Running));
+        let mut batches = 0;
+        loop {
+            match self.next_wake().await {
+                Wake::Cancelled => return Ok(()),
+                Wake::Command(c) => {
+                    if self.command(c)? {
+                        self.task.out.signal(&mut Signal::Close)?;
+                        let _ = self.io.events.send((self.io.id, TaskEvent::Finished));
+                        return Ok(());
+                    }
+                    continue;
+                }
+                Wake::Ready(r) => r?,
+            }
+            let now = Instant::now();
+            self.timing.waited(now, Timing::BACKPRESSURED);
+            let before = self.task.out.pending();
+            let status = self.task.reader.read(&mut self.task.out, now)?;
+            self.task.out.check()?;
+            match status {
+                ReadStatus::More => {
+                    batches += 1;
+                    if now.duration_since(self.last_flush) >= self.io.buffer_timeout {
+                        self.flush(now)?;
+                    } else if self.task.out.pending() > before {
+                        self.task.out.emit();
+                        self.task.out.check()?;
+                    }
+                    if batches % BATCHES_PER_YIELD == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                ReadStatus::Wait(until) => {
+                    self.flush(now)?;
+                    self.wait(until).await?;
+                }
+                ReadStatus::End => {
+                    self.ended = true;
+                    self.flush(now)?;
+                    let _ = self.io.events.send((self.io.id, TaskEvent::SourceEnded));
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self, now: Instant) -> Result<()> {
+        self.last_flush = now;
+        self.task.out.signal(&mut Signal::Flush)
+    }
+
+    /// The next command, or readiness to read (never while paused or at the end).
+    async fn next_wake(&mut self) -> Wake {
+        let reading = !self.ended && self.paused.is_none();
+        let wake = poll_fn(|cx| {
+            match self.io.commands.poll_recv(cx) {
+                Poll::Ready(Some(c)) => return Poll::Ready(Wake::Command(c)),
+                Poll::Ready(None) => return Poll::Ready(Wake::Cancelled),
+                Poll::Pending => {}
+            }
+            match reading {
+                true => self.task.out.poll_ready(cx).map(Wake::Ready),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+        if !reading {
+            self.timing.waited(Instant::now(), Timing::IDLE);
+        }
+        wake
+    }
+
+    /// Waits for the time, the reader's own wake, or a command (which the caller's next turn takes).
+    async fn wait(&mut self, until: Option<Instant>) -> Result<()> {
+        self.timing.busy_until(Instant::now());
+        let sleep = tokio::time::sleep_until(until.map_or_else(|| Instant::now() + FAR, |t| t).into());
+        tokio::pin!(sleep);
+        let mut command = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(c) = self.io.commands.poll_recv(cx) {
+                command = Some(c);
+                return Poll::Ready(());
+            }
+            if sleep.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            self.task.reader.poll_wake(cx)
+        })
+        .await;
+        self.timing.waited(Instant::now(), Timing::IDLE);
+        match command {
+            Some(Some(c)) => self.command(c).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// True when the task ends.
+    fn command(&mut self, command: TaskCommand) -> Result<bool> {
+        match command {
+            TaskCommand::Trigger(barrier) => self.barrier(barrier)?,
+            TaskCommand::Complete(id) => {
+                self.task.reader.complete(id)?;
+                self.task.out.signal(&mut Signal::Complete(id))?;
+                return Ok(self.paused == Some(id));
+            }
+            TaskCommand::Aborted(id) => {
+                self.task.out.signal(&mut Signal::Aborted(id))?;
+                if self.paused == Some(id) {
+                    self.paused = None;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn barrier(&mut self, barrier: Barrier) -> Result<()> {
+        let started = Instant::now();
+        if barrier.kind.drains() {
+            self.task.out.signal(&mut Signal::EndOfInput)?;
+        }
+        if barrier.kind.ends_tasks() {
+            self.paused = Some(barrier.id);
+        }
+        let mut parts = SnapshotParts::default();
+        self.task.out.emit();
+        self.task.out.check()?;
+        let splits = self.task.reader.snapshot()?.into_iter().map(Bytes64).collect();
+        parts.lists.entry(self.task.operator.clone()).or_default().insert(SPLITS.into(), splits);
+        self.task.out.signal(&mut Signal::Barrier { barrier: barrier.clone(), parts: &mut parts })?;
+        super::snapshot::send(&self.io, barrier, parts, std::time::Duration::ZERO, started.elapsed());
+        Ok(())
+    }
+}
+
+/// Stands for "no time": a day.
+const FAR: std::time::Duration = std::time::Duration::from_secs(86_400);
