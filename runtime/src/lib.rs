@@ -9,6 +9,7 @@ pub mod dataflow;
 pub mod error;
 pub mod exchange;
 pub mod graph;
+pub mod job;
 pub mod jobmanager;
 pub mod observe;
 pub mod state;

@@ -1,10 +1,16 @@
 //! Builds and runs a taskmanager's share of an attempt: channels, chains, tasks.
-use super::task::{TaskCommand, TaskEvent, TaskId, Uploader};
-use crate::checkpoint::handles::TaskRestore;
-use crate::error::{Error, Result};
-use crate::graph::{JobGraph, LogicalGraph};
+use super::factory::{AnyReceiver, AnySender, AnyStage, BuildContext, RecordType, WriterContext};
+use super::task::{TaskBody, TaskCommand, TaskEvent, TaskId, TaskIo, Uploader};
+use crate::checkpoint::handles::{FileHandle, OperatorRestore, TaskRestore};
+use crate::error::{Error, ErrorCode, Result};
+use crate::graph::{ChannelId, JobGraph, LogicalGraph, Vertex, key_group_range};
 use crate::observe::TaskMetrics;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -49,43 +55,268 @@ pub struct Environment {
 
 /// Reads snapshot files for a restore.
 pub trait FileReader: Send + Sync {
-    fn read(
-        &self,
-        file: crate::checkpoint::handles::FileHandle,
-    ) -> futures::future::BoxFuture<'static, Result<bytes::Bytes>>;
+    fn read(&self, file: FileHandle) -> BoxFuture<'static, Result<Bytes>>;
+}
+
+/// A running task.
+struct Running {
+    id: TaskId,
+    is_source: bool,
+    commands: mpsc::UnboundedSender<TaskCommand>,
+    handle: tokio::task::JoinHandle<()>,
+    metrics: TaskMetrics,
 }
 
 /// The running tasks of one attempt on one taskmanager.
 pub struct RunningAttempt {
-    tasks: Vec<(TaskId, mpsc::UnboundedSender<TaskCommand>, tokio::task::JoinHandle<()>, TaskMetrics)>,
+    tasks: Vec<Running>,
 }
 
 impl RunningAttempt {
     /// Builds all tasks of this taskmanager and starts them. On an error nothing runs.
-    pub async fn start(_graph: &LogicalGraph, _plan: &JobGraph, _d: Deployment, _env: Environment) -> Result<Self> {
-        Err(Error::internal("not built yet"))
+    ///
+    /// Building restores state and opens files, so it happens on a blocking thread.
+    pub async fn start(
+        graph: Arc<LogicalGraph>,
+        plan: Arc<JobGraph>,
+        deployment: Deployment,
+        env: Environment,
+    ) -> Result<Self> {
+        if deployment.slots.len() < plan.slots() as usize {
+            let (have, need) = (deployment.slots.len(), plan.slots());
+            return Err(Error::internal(format!("the deployment has {have} slots and the job needs {need}")));
+        }
+        let files = read_files(&deployment, &*env.files).await?;
+        let timeout = Duration::from_millis(deployment.buffer_timeout_ms);
+        let (builder_env, data) = (env.clone(), env.data.clone());
+        let built = data
+            .spawn_blocking(move || {
+                // the tasks' own runtime is entered, so that what is built may register with it
+                let _entered = builder_env.data.enter();
+                let build = AssertUnwindSafe(|| {
+                    Builder { graph: &graph, plan: &plan, deployment: &deployment, env: &builder_env, files }.build()
+                });
+                std::panic::catch_unwind(build).unwrap_or_else(|p| Err(panicked(&*p)))
+            })
+            .await
+            .map_err(|e| Error::internal(format!("building the tasks was interrupted: {e}")))??;
+        let start = |t: Built| {
+            let (commands, receiver) = mpsc::unbounded_channel();
+            let io = TaskIo {
+                id: t.id,
+                commands: receiver,
+                events: env.events.clone(),
+                uploader: env.uploader.clone(),
+                control: env.control.clone(),
+                buffer_timeout: timeout,
+                metrics: t.metrics.clone(),
+            };
+            let (id, events, name) = (t.id, env.events.clone(), t.name);
+            let run = AssertUnwindSafe(t.body.run(io)).catch_unwind().map(move |result| {
+                if let Err(e) = result.unwrap_or_else(|p| Err(panicked(&*p))) {
+                    let _ = events.send((id, TaskEvent::Failed(e.at(format!("{name} ({})", id.subtask + 1)))));
+                }
+            });
+            Running { id, is_source: t.is_source, commands, handle: env.data.spawn(run), metrics: t.metrics }
+        };
+        Ok(Self { tasks: built.into_iter().map(start).collect() })
     }
 
     /// Sends a command: `Trigger` to the sources, the others to every task.
-    pub fn command(&self, _command: &TaskCommand) {}
+    pub fn command(&self, command: &TaskCommand) {
+        let trigger = matches!(command, TaskCommand::Trigger(_));
+        for t in self.tasks.iter().filter(|t| t.is_source || !trigger) {
+            // a task that has ended does not listen any more, and need not
+            let _ = t.commands.send(command.clone());
+        }
+    }
 
     /// The counters of each task.
     pub fn metrics(&self) -> impl Iterator<Item = (TaskId, &TaskMetrics)> {
-        self.tasks.iter().map(|t| (t.0, &t.3))
+        self.tasks.iter().map(|t| (t.id, &t.metrics))
     }
 
     /// Ends all tasks at their next await and waits until they are gone; they emit no event any more.
     pub async fn cancel(self) {
         for t in &self.tasks {
-            t.2.abort();
+            t.handle.abort();
         }
         for t in self.tasks {
-            let _ = t.2.await;
+            let _ = t.handle.await;
         }
     }
+}
 
-    /// How long a batch may wait.
-    pub fn buffer_timeout(d: &Deployment) -> Duration {
-        Duration::from_millis(d.buffer_timeout_ms)
+fn panicked(payload: &(dyn std::any::Any + Send)) -> Error {
+    let text = payload.downcast_ref::<&str>().map(|s| s.to_string());
+    let text = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
+    Error::user(ErrorCode::Panic, format!("the task panicked: {text}"))
+}
+
+type Files = HashMap<(TaskId, String), Vec<Bytes>>;
+
+/// Contents of all files that the deployment's tasks restore from.
+async fn read_files(deployment: &Deployment, reader: &dyn FileReader) -> Result<Files> {
+    let mut all = Files::new();
+    for (task, restore) in &deployment.restore {
+        for (operator, r) in &restore.operators {
+            let reads = r.keyed.iter().map(|k| reader.read(k.file.clone()));
+            all.insert((*task, operator.clone()), futures::future::try_join_all(reads).await?);
+        }
+    }
+    Ok(all)
+}
+
+/// A task that is built and does not run yet.
+struct Built {
+    id: TaskId,
+    name: String,
+    is_source: bool,
+    body: Box<dyn TaskBody>,
+    metrics: TaskMetrics,
+}
+
+struct Builder<'a> {
+    graph: &'a LogicalGraph,
+    plan: &'a JobGraph,
+    deployment: &'a Deployment,
+    env: &'a Environment,
+    files: Files,
+}
+
+#[derive(Default)]
+struct Channels {
+    senders: BTreeMap<ChannelId, AnySender>,
+    receivers: BTreeMap<ChannelId, AnyReceiver>,
+}
+
+impl Builder<'_> {
+    fn is_mine(&self, subtask: u32) -> bool {
+        self.deployment.slots.get(subtask as usize) == Some(&self.env.me)
+    }
+
+    fn build(self) -> Result<Vec<Built>> {
+        let mut channels = self.channels()?;
+        let mut tasks = Vec::new();
+        for vertex in &self.plan.vertices {
+            for subtask in (0..vertex.parallelism).filter(|&s| self.is_mine(s)) {
+                tasks.push(self.task(vertex, subtask, &mut channels)?);
+            }
+        }
+        Ok(tasks)
+    }
+
+    /// The record type that travels along an edge.
+    fn edge_type(&self, edge: &crate::graph::Edge) -> Result<&dyn RecordType> {
+        let node = &self.graph.nodes[edge.from_node];
+        node.output_type.as_deref().ok_or_else(|| Error::internal(format!("{} has no output", node.name)))
+    }
+
+    /// All channel ends that lie in this process.
+    fn channels(&self) -> Result<Channels> {
+        let mut all = Channels::default();
+        for edge in &self.plan.edges {
+            let ty = self.edge_type(edge)?;
+            for id in self.plan.channels(edge) {
+                match (self.is_mine(id.producer), self.is_mine(id.consumer)) {
+                    (true, true) => {
+                        let (s, r) = ty.local_channel();
+                        all.senders.insert(id, s);
+                        all.receivers.insert(id, r);
+                    }
+                    (true, false) | (false, true) => {
+                        return Err(Error::internal("channels between processes are not wired yet"));
+                    }
+                    (false, false) => {}
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn task(&self, vertex: &Vertex, subtask: u32, channels: &mut Channels) -> Result<Built> {
+        let id = TaskId { vertex: vertex.id, subtask };
+        let metrics = TaskMetrics::default();
+        let restore = self.deployment.restore.iter().find(|r| r.0 == id).map(|r| &r.1);
+        let mut stages: HashMap<usize, AnyStage> = HashMap::new();
+        let mut body = None;
+        for &node_id in vertex.nodes.iter().rev() {
+            let node = &self.graph.nodes[node_id];
+            let mut next = Vec::new();
+            for consumer in vertex.nodes.iter().filter(|&&n| self.graph.nodes[n].inputs.iter().any(|i| i.0 == node_id)) {
+                next.extend(stages.remove(consumer));
+            }
+            for &edge in &vertex.outputs {
+                let edge = &self.plan.edges[edge as usize];
+                if edge.from_node == node_id {
+                    next.push(self.writer(edge, subtask, &metrics, channels)?);
+                }
+            }
+            let cx = BuildContext {
+                operator: &node.name,
+                subtask,
+                parallelism: vertex.parallelism,
+                max_parallelism: self.plan.max_parallelism,
+                key_groups: key_group_range(subtask, vertex.parallelism, self.plan.max_parallelism),
+                attempt: self.deployment.attempt.0,
+                metrics: metrics.clone(),
+                restore: restore.and_then(|r| r.operators.get(&node.name)),
+                files: self.files.get(&(id, node.name.clone())).map_or(&[], Vec::as_slice),
+            };
+            check_files(&cx)?;
+            if vertex.is_source && node_id == vertex.nodes[0] {
+                body = Some(node.factory.source(&cx, next)?);
+            } else {
+                stages.insert(node_id, node.factory.stage(&cx, next)?);
+            }
+        }
+        let body = match body {
+            Some(b) => b,
+            None => self.input_task(vertex, subtask, stages, channels)?,
+        };
+        Ok(Built { id, name: vertex.name.clone(), is_source: vertex.is_source, body, metrics })
+    }
+
+    fn writer(
+        &self,
+        edge: &crate::graph::Edge,
+        producer: u32,
+        metrics: &TaskMetrics,
+        channels: &mut Channels,
+    ) -> Result<AnyStage> {
+        let mine = self.plan.channels(edge).filter(|c| c.producer == producer);
+        let senders = mine.filter_map(|c| channels.senders.remove(&c)).collect();
+        let max_parallelism = self.plan.max_parallelism;
+        let cx = WriterContext { partition: edge.partition, producer, max_parallelism, metrics: metrics.clone() };
+        self.edge_type(edge)?.writer(&cx, senders)
+    }
+
+    fn input_task(
+        &self,
+        vertex: &Vertex,
+        subtask: u32,
+        mut stages: HashMap<usize, AnyStage>,
+        channels: &mut Channels,
+    ) -> Result<Box<dyn TaskBody>> {
+        let head = vertex.nodes[0];
+        let mut receivers = Vec::new();
+        for &edge in &vertex.inputs {
+            let ids = self.plan.channels(&self.plan.edges[edge as usize]).filter(|c| c.consumer == subtask);
+            receivers.extend(ids.filter_map(|c| channels.receivers.remove(&c)));
+        }
+        let node = &self.graph.nodes[head];
+        match (&node.input_type, stages.remove(&head)) {
+            (Some(ty), Some(stage)) => ty.input_task(receivers, stage),
+            _ => Err(Error::internal(format!("{} has no input", node.name))),
+        }
+    }
+}
+
+/// Each restored file must have been read: a forgotten one would be lost state.
+fn check_files(cx: &BuildContext<'_>) -> Result<()> {
+    let files = cx.restore.map_or(0, |r: &OperatorRestore| r.keyed.len());
+    match files == cx.files.len() {
+        true => Ok(()),
+        false => Err(Error::internal(format!("{}: {} of {files} state files were read", cx.operator, cx.files.len()))),
     }
 }

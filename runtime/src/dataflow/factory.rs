@@ -1,12 +1,21 @@
 //! The seams where types are erased: how a node of the graph becomes a running stage, how an edge becomes typed channels.
 //!
 //! Erased values are checked when a task is built (`Box<dyn Any>`), never while records flow.
+use super::gate::InputGate;
+use super::input_task::InputTask;
+use super::task::TaskBody;
+use super::writer::ExchangeWriter;
 use crate::checkpoint::handles::OperatorRestore;
-use crate::dataflow::{Stage, task::TaskBody};
+use crate::data::Data;
+use crate::dataflow::Stage;
 use crate::error::{Error, Result};
+use crate::exchange::{self, Receiver, Sender};
+use crate::graph::Partition;
 use crate::observe::TaskMetrics;
 use std::any::Any;
+use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A `Box<dyn Stage<T>>` for a `T` that only the neighbours know.
 pub struct AnyStage(Box<dyn Any + Send>);
@@ -60,4 +69,59 @@ pub struct BuildContext<'a> {
 pub trait RecordType: Send + Sync {
     /// The type, for the fingerprint and messages.
     fn describe(&self) -> String;
+    /// The two ends of an in-process channel.
+    fn local_channel(&self) -> (AnySender, AnyReceiver);
+    /// The stage that spreads records over the channels of an edge.
+    fn writer(&self, cx: &WriterContext, senders: Vec<AnySender>) -> Result<AnyStage>;
+    /// The task that reads these channels into the chain.
+    fn input_task(&self, receivers: Vec<AnyReceiver>, head: AnyStage) -> Result<Box<dyn TaskBody>>;
+}
+
+/// What a writer knows about its edge.
+pub struct WriterContext {
+    pub partition: Partition,
+    pub producer: u32,
+    pub max_parallelism: u32,
+    pub metrics: TaskMetrics,
+}
+
+/// A `Sender<T>` or `Receiver<T>` for a `T` that only the neighbours know.
+pub struct AnySender(Box<dyn Any + Send>);
+pub struct AnyReceiver(Box<dyn Any + Send>);
+
+/// [`RecordType`] of `T`.
+pub struct TypeOf<T>(PhantomData<fn() -> T>);
+
+impl<T: Data> TypeOf<T> {
+    pub fn shared() -> Arc<dyn RecordType> {
+        Arc::new(Self(PhantomData))
+    }
+}
+
+/// Batches in an in-process channel before its producer waits.
+const CHANNEL_BATCHES: usize = 8;
+
+fn foreign<T>() -> Error {
+    Error::internal(format!("a channel does not carry records of type {}", std::any::type_name::<T>()))
+}
+
+impl<T: Data> RecordType for TypeOf<T> {
+    fn describe(&self) -> String {
+        T::type_of().to_string()
+    }
+    fn local_channel(&self) -> (AnySender, AnyReceiver) {
+        let (s, r) = exchange::local::channel::<T>(CHANNEL_BATCHES);
+        (AnySender(Box::new(Sender::Local(s))), AnyReceiver(Box::new(Receiver::Local(r))))
+    }
+    fn writer(&self, cx: &WriterContext, senders: Vec<AnySender>) -> Result<AnyStage> {
+        let typed = |s: AnySender| s.0.downcast::<Sender<T>>().map(|s| *s).map_err(|_| foreign::<T>());
+        let senders = senders.into_iter().map(typed).collect::<Result<_>>()?;
+        let writer = ExchangeWriter::new(cx.partition, senders, cx.producer, cx.max_parallelism, cx.metrics.clone());
+        Ok(AnyStage::new::<T>(Box::new(writer)))
+    }
+    fn input_task(&self, receivers: Vec<AnyReceiver>, head: AnyStage) -> Result<Box<dyn TaskBody>> {
+        let typed = |r: AnyReceiver| r.0.downcast::<Receiver<T>>().map(|r| *r).map_err(|_| foreign::<T>());
+        let receivers = receivers.into_iter().map(typed).collect::<Result<Vec<_>>>()?;
+        Ok(Box::new(InputTask { gate: InputGate::new(receivers), head: head.typed::<T>()? }))
+    }
 }

@@ -1,9 +1,10 @@
 //! The end of a chain that leads to another vertex: spreads batches over the channels of an edge.
 use super::{BATCH_RECORDS, Batch, Signal, Stage};
+use crate::data::Data;
 use crate::error::Result;
 use crate::exchange::{Element, Sender};
 use crate::graph::key_group::{key_group, subtask_of};
-use crate::graph::{JobGraph, Partition};
+use crate::graph::Partition;
 use crate::observe::TaskMetrics;
 use std::task::{Context, Poll, ready};
 
@@ -22,7 +23,7 @@ enum Route<T> {
     Hash { target: Vec<u16>, collected: Vec<Batch<T>> },
 }
 
-impl<T: Clone> ExchangeWriter<T> {
+impl<T: Data> ExchangeWriter<T> {
     /// `senders` in the order of the consumer subtasks (for a forward edge the one that it leads to).
     pub fn new(
         partition: Partition,
@@ -68,7 +69,7 @@ impl<T: Clone> ExchangeWriter<T> {
 }
 
 /// Moves the records into the batches of their targets; sends those that are full.
-fn scatter<T>(
+fn scatter<T: Data>(
     batch: &mut Batch<T>,
     target: &[u16],
     collected: &mut [Batch<T>],
@@ -95,7 +96,7 @@ fn scatter<T>(
     Ok(())
 }
 
-impl<T: Clone + Send + 'static> Stage<T> for ExchangeWriter<T> {
+impl<T: Data> Stage<T> for ExchangeWriter<T> {
     fn process(&mut self, batch: &mut Batch<T>) -> Result<()> {
         match &mut self.route {
             Route::Hash { target, collected } => scatter(batch, target, collected, &mut self.senders, &self.metrics),
@@ -132,13 +133,5 @@ impl<T: Clone + Send + 'static> Stage<T> for ExchangeWriter<T> {
             ready!(s.poll_ready(cx))?;
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-/// Number of channels that a producer subtask has along an edge.
-pub fn fan_out(plan: &JobGraph, edge: &crate::graph::Edge) -> u32 {
-    match edge.partition {
-        Partition::Forward => 1,
-        _ => plan.vertices[edge.to_vertex as usize].parallelism,
     }
 }

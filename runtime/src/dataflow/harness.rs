@@ -1,0 +1,141 @@
+//! Runs an attempt in this process without a jobmanager: for tests and benchmarks of the data path.
+use super::deploy::{Deployment, Environment, FileReader, RunningAttempt, TaskManagerAddress};
+use super::task::{TaskCommand, TaskEvent, TaskId, Uploader};
+use crate::checkpoint::handles::{
+    Barrier, Bytes64, FileHandle, OperatorRestore, SPLITS, SnapshotKind, TaskRestore, TaskSnapshot,
+};
+use crate::error::{Error, Result};
+use crate::graph::{JobGraph, LogicalGraph};
+use crate::state::snapshot::SnapshotParts;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use weir_api::ids::{Attempt, CheckpointId};
+
+/// One process, one attempt, `parallelism` slots.
+pub struct Harness {
+    plan: Arc<JobGraph>,
+    attempt: RunningAttempt,
+    events: mpsc::UnboundedReceiver<(TaskId, TaskEvent)>,
+    next_checkpoint: u64,
+}
+
+/// Keeps operator lists, drops keyed state: enough where nothing is restored from it.
+struct NoFiles;
+
+impl Uploader for NoFiles {
+    fn upload(&self, _task: TaskId, _barrier: Barrier, parts: SnapshotParts) -> BoxFuture<'static, Result<TaskSnapshot>> {
+        let mut snapshot = TaskSnapshot::default();
+        for (operator, lists) in parts.lists {
+            snapshot.operators.entry(operator).or_default().lists = lists;
+        }
+        std::future::ready(Ok(snapshot)).boxed()
+    }
+}
+
+impl FileReader for NoFiles {
+    fn read(&self, file: FileHandle) -> BoxFuture<'static, Result<Bytes>> {
+        std::future::ready(Err(Error::internal(format!("the harness has no file {}", file.path)))).boxed()
+    }
+}
+
+impl Harness {
+    /// Starts the job new, on the current runtime.
+    pub async fn start(graph: LogicalGraph, parallelism: u32) -> Result<Self> {
+        let max_parallelism = 128;
+        graph.validate(max_parallelism)?;
+        let plan = Arc::new(JobGraph::new(&graph, parallelism, max_parallelism));
+        let restore = initial_splits(&graph, &plan)?;
+        let deployment = Deployment {
+            attempt: Attempt(1),
+            parallelism,
+            max_parallelism,
+            buffer_timeout_ms: 10,
+            taskmanagers: vec![TaskManagerAddress { id: "local".into(), data_address: String::new() }],
+            slots: vec![0; plan.slots() as usize],
+            restore,
+        };
+        let (sender, events) = mpsc::unbounded_channel();
+        let handle = tokio::runtime::Handle::current();
+        let none = Arc::new(NoFiles);
+        let env = Environment {
+            me: 0,
+            data: handle.clone(),
+            control: handle,
+            uploader: none.clone(),
+            files: none,
+            events: sender,
+        };
+        let attempt = RunningAttempt::start(Arc::new(graph), plan.clone(), deployment, env).await?;
+        Ok(Self { plan, attempt, events, next_checkpoint: 1 })
+    }
+
+    /// Takes a snapshot of this kind and completes it.
+    pub async fn snapshot(&mut self, kind: SnapshotKind) -> Result<BTreeMap<TaskId, TaskSnapshot>> {
+        let id = CheckpointId(self.next_checkpoint);
+        self.next_checkpoint += 1;
+        let barrier = Barrier { id, attempt: Attempt(1), kind, directory: format!("chk-{id}"), aligned: true };
+        self.attempt.command(&TaskCommand::Trigger(barrier));
+        let mut all = BTreeMap::new();
+        while all.len() < self.plan.tasks() as usize {
+            match self.event().await? {
+                (task, TaskEvent::Snapshot { checkpoint, snapshot }) if checkpoint == id => {
+                    all.insert(task, snapshot);
+                }
+                (_, TaskEvent::Declined { reason, .. }) => return Err(reason),
+                _ => {}
+            }
+        }
+        if kind.commits() {
+            self.attempt.command(&TaskCommand::Complete(id));
+        }
+        Ok(all)
+    }
+
+    async fn event(&mut self) -> Result<(TaskId, TaskEvent)> {
+        match self.events.recv().await {
+            Some((_, TaskEvent::Failed(e))) => Err(e),
+            Some(event) => Ok(event),
+            None => Err(Error::internal("the tasks are gone")),
+        }
+    }
+
+    /// Waits until all sources have ended, commits, and waits for all tasks to end.
+    pub async fn finish(mut self) -> Result<()> {
+        let sources: u32 = self.plan.vertices.iter().filter(|v| v.is_source).map(|v| v.parallelism).sum();
+        let mut ended = 0;
+        while ended < sources {
+            if let (_, TaskEvent::SourceEnded) = self.event().await? {
+                ended += 1;
+            }
+        }
+        self.snapshot(SnapshotKind::Final).await?;
+        let mut finished = 0;
+        while finished < self.plan.tasks() {
+            if let (_, TaskEvent::Finished) = self.event().await? {
+                finished += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Splits of all sources for a job that starts new, spread over their subtasks.
+pub fn initial_splits(graph: &LogicalGraph, plan: &JobGraph) -> Result<Vec<(TaskId, TaskRestore)>> {
+    let mut all = Vec::new();
+    for vertex in plan.vertices.iter().filter(|v| v.is_source) {
+        let node = &graph.nodes[vertex.nodes[0]];
+        let splits = node.factory.enumerate(vertex.parallelism)?;
+        for subtask in 0..vertex.parallelism {
+            let mine = splits.iter().skip(subtask as usize).step_by(vertex.parallelism as usize);
+            let mut operator = OperatorRestore::default();
+            operator.lists.insert(SPLITS.into(), mine.cloned().map(Bytes64).collect());
+            let restore = TaskRestore { operators: BTreeMap::from([(node.name.clone(), operator)]) };
+            all.push((TaskId { vertex: vertex.id, subtask }, restore));
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,104 @@
+//! The traits behind the closures: functions with a life cycle, key selectors, the runtime context.
+use crate::data::{Data, Key};
+use crate::dataflow::Output;
+use crate::error::Result;
+use crate::observe::TaskMetrics;
+use crate::state::{KeyRef, KeyedTable};
+
+/// What a function may know about its place.
+#[derive(Debug, Clone)]
+pub struct RuntimeContext {
+    /// The operator's name.
+    pub operator: String,
+    pub subtask: u32,
+    pub parallelism: u32,
+    pub max_parallelism: u32,
+    /// Number of this execution of the job.
+    pub attempt: u64,
+    pub metrics: TaskMetrics,
+}
+
+/// A function without keyed state. Made anew for each subtask and attempt.
+pub trait ProcessFunction: Send + 'static {
+    type In: Data;
+    type Out: Data;
+    /// Before the first record.
+    fn open(&mut self, _cx: &RuntimeContext) -> Result<()> {
+        Ok(())
+    }
+    fn process(&mut self, record: Self::In, out: &mut Output<Self::Out>) -> Result<()>;
+    /// The input has ended, or the job is drained: emit what is held back.
+    fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
+    /// The task ends.
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A function with keyed state: the trait form of `KeyedStream::process`.
+///
+/// The function owns its states as fields and lists them in [`Self::states`], which is how they are restored before `open`
+/// and put into snapshots.
+pub trait KeyedProcessFunction: Send + 'static {
+    type Key: Key;
+    type In: Data;
+    type Out: Data;
+    /// All keyed states, each with a name of its own.
+    fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>>;
+    /// Before the first record; the states are restored already.
+    fn open(&mut self, _cx: &RuntimeContext) -> Result<()> {
+        Ok(())
+    }
+    /// `key` is borrowed from `record`; its hash was computed once, where the stream was keyed.
+    fn process(
+        &mut self,
+        key: &KeyRef<'_, Self::Key>,
+        record: &Self::In,
+        out: &mut Output<Self::Out>,
+    ) -> Result<()>;
+    fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Finds the key of a record: borrowed from it, or computed.
+pub trait KeySelector<T>: Clone + Send + Sync + 'static {
+    type Key: Key;
+    fn with_key<R>(&self, record: &T, f: impl FnOnce(&Self::Key) -> R) -> R;
+}
+
+/// A key that lies in the record.
+pub struct Borrowed<F, K>(pub F, pub std::marker::PhantomData<fn() -> K>);
+/// A key that is computed from the record.
+pub struct Computed<F, K>(pub F, pub std::marker::PhantomData<fn() -> K>);
+
+impl<F: Clone, K> Clone for Borrowed<F, K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone(), self.1)
+    }
+}
+impl<F: Clone, K> Clone for Computed<F, K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone(), self.1)
+    }
+}
+
+impl<T, K: Key, F: Fn(&T) -> &K + Clone + Send + Sync + 'static> KeySelector<T> for Borrowed<F, K> {
+    type Key = K;
+    #[inline(always)]
+    fn with_key<R>(&self, record: &T, f: impl FnOnce(&K) -> R) -> R {
+        f((self.0)(record))
+    }
+}
+impl<T, K: Key, F: Fn(&T) -> K + Clone + Send + Sync + 'static> KeySelector<T> for Computed<F, K> {
+    type Key = K;
+    #[inline(always)]
+    fn with_key<R>(&self, record: &T, f: impl FnOnce(&K) -> R) -> R {
+        f(&(self.0)(record))
+    }
+}

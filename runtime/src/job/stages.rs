@@ -1,0 +1,247 @@
+//! Stages of operators without keyed state, of `key_by` and of sinks; the factories that make them.
+use super::function::{KeySelector, ProcessFunction, RuntimeContext};
+use crate::checkpoint::handles::{Bytes64, PENDING, SPLITS};
+use crate::connectors::sink::{Sink, SinkContext, SinkWriter};
+use crate::connectors::source::{Source, SourceContext, Split};
+use crate::data::{Data, Key};
+use crate::dataflow::factory::{AnyStage, BuildContext, NodeFactory};
+use crate::dataflow::source_task::SourceTask;
+use crate::dataflow::task::TaskBody;
+use crate::dataflow::{Batch, Output, Signal, Stage};
+use crate::error::{Error, Result};
+use crate::observe::TaskMetrics;
+use std::marker::PhantomData;
+use std::task::{Context, Poll};
+
+/// Types the stages behind a node.
+pub(super) fn output<T: Data>(next: Vec<AnyStage>) -> Result<Output<T>> {
+    Ok(Output::new(next.into_iter().map(AnyStage::typed::<T>).collect::<Result<_>>()?))
+}
+
+pub(super) fn runtime_context(cx: &BuildContext<'_>) -> RuntimeContext {
+    RuntimeContext {
+        operator: cx.operator.to_owned(),
+        subtask: cx.subtask,
+        parallelism: cx.parallelism,
+        max_parallelism: cx.max_parallelism,
+        attempt: cx.attempt,
+        metrics: cx.metrics.clone(),
+    }
+}
+
+/// What an operator without state does with a batch; the loop is inside, so that it is monomorphized.
+pub(super) trait Transform<T, U>: Send + 'static {
+    fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<U>) -> Result<()>;
+    fn end_of_input(&mut self, _out: &mut Output<U>) -> Result<()> {
+        Ok(())
+    }
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A transform in a chain.
+struct TransformStage<T, U, X> {
+    transform: X,
+    out: Output<U>,
+    input: PhantomData<fn(T)>,
+}
+
+impl<T: Data, U: Data, X: Transform<T, U>> Stage<T> for TransformStage<T, U, X> {
+    fn process(&mut self, batch: &mut Batch<T>) -> Result<()> {
+        self.transform.run(batch, &mut self.out)?;
+        batch.clear();
+        self.out.check()
+    }
+    fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
+        match signal {
+            Signal::EndOfInput => self.transform.end_of_input(&mut self.out)?,
+            Signal::Close => self.transform.close()?,
+            _ => {}
+        }
+        self.out.signal(signal)
+    }
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.out.poll_ready(cx)
+    }
+}
+
+/// Makes a transform for each subtask.
+pub(super) struct TransformFactory<T, U, M> {
+    pub make: M,
+    pub types: PhantomData<fn(T) -> U>,
+}
+
+impl<T: Data, U: Data, X: Transform<T, U>, M> NodeFactory for TransformFactory<T, U, M>
+where
+    M: Fn(&BuildContext<'_>) -> Result<X> + Send + Sync,
+{
+    fn stage(&self, cx: &BuildContext<'_>, next: Vec<AnyStage>) -> Result<AnyStage> {
+        let stage = TransformStage::<T, U, X> { transform: (self.make)(cx)?, out: output(next)?, input: PhantomData };
+        Ok(AnyStage::new::<T>(Box::new(stage)))
+    }
+}
+
+pub(super) struct Map<F>(pub F);
+impl<T: Data, U: Data, F: FnMut(T) -> U + Send + 'static> Transform<T, U> for Map<F> {
+    fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<U>) -> Result<()> {
+        if batch.timestamps.is_empty() {
+            batch.records.drain(..).for_each(|r| out.push((self.0)(r)));
+        } else {
+            for (r, &t) in batch.records.drain(..).zip(&batch.timestamps) {
+                out.push_at((self.0)(r), t);
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) struct Filter<F>(pub F, pub TaskMetrics);
+impl<T: Data, F: FnMut(&T) -> bool + Send + 'static> Transform<T, T> for Filter<F> {
+    fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<T>) -> Result<()> {
+        let before = batch.len();
+        let mut kept = 0;
+        if batch.timestamps.is_empty() {
+            for r in batch.records.drain(..) {
+                if (self.0)(&r) {
+                    kept += 1;
+                    out.push(r);
+                }
+            }
+        } else {
+            for (r, &t) in batch.records.drain(..).zip(&batch.timestamps) {
+                if (self.0)(&r) {
+                    kept += 1;
+                    out.push_at(r, t);
+                }
+            }
+        }
+        if kept < before {
+            self.1.add_dropped_records((before - kept) as u64);
+        }
+        Ok(())
+    }
+}
+
+pub(super) struct FlatMap<F>(pub F);
+impl<T: Data, U: Data, F: FnMut(T, &mut Output<U>) + Send + 'static> Transform<T, U> for FlatMap<F> {
+    fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<U>) -> Result<()> {
+        for r in batch.records.drain(..) {
+            (self.0)(r, out);
+        }
+        Ok(())
+    }
+}
+
+pub(super) struct Inspect<F>(pub F);
+impl<T: Data, F: FnMut(&T) + Send + 'static> Transform<T, T> for Inspect<F> {
+    fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<T>) -> Result<()> {
+        batch.records.iter().for_each(&mut self.0);
+        out.forward(batch)
+    }
+}
+
+pub(super) struct Process<P>(pub P);
+impl<P: ProcessFunction> Transform<P::In, P::Out> for Process<P> {
+    fn run(&mut self, batch: &mut Batch<P::In>, out: &mut Output<P::Out>) -> Result<()> {
+        batch.records.drain(..).try_for_each(|r| self.0.process(r, out))
+    }
+    fn end_of_input(&mut self, out: &mut Output<P::Out>) -> Result<()> {
+        self.0.end_of_input(out)
+    }
+    fn close(&mut self) -> Result<()> {
+        self.0.close()
+    }
+}
+
+/// Computes the hash column: the one place where a key is hashed.
+pub(super) struct KeyBy<S>(pub S);
+impl<T: Data, S: KeySelector<T>> Transform<T, T> for KeyBy<S> {
+    fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<T>) -> Result<()> {
+        batch.hashes.clear();
+        batch.hashes.extend(batch.records.iter().map(|r| self.0.with_key(r, Key::key_hash)));
+        out.forward(batch)
+    }
+}
+
+/// Makes the task of a source.
+pub(super) struct SourceFactory<S>(pub S);
+
+impl<S: Source> NodeFactory for SourceFactory<S> {
+    fn stage(&self, cx: &BuildContext<'_>, _next: Vec<AnyStage>) -> Result<AnyStage> {
+        Err(Error::internal(format!("{} is a source", cx.operator)))
+    }
+    fn source(&self, cx: &BuildContext<'_>, next: Vec<AnyStage>) -> Result<Box<dyn TaskBody>> {
+        let source_cx = SourceContext {
+            operator: cx.operator.to_owned(),
+            subtask: cx.subtask,
+            parallelism: cx.parallelism,
+            attempt: cx.attempt,
+            metrics: cx.metrics.clone(),
+        };
+        let splits = list(cx, SPLITS);
+        let reader = self.0.reader(&source_cx, splits)?;
+        Ok(Box::new(SourceTask { operator: cx.operator.to_owned(), reader, out: output(next)? }))
+    }
+    fn enumerate(&self, parallelism: u32) -> Result<Vec<Split>> {
+        self.0.enumerate(parallelism)
+    }
+}
+
+fn list(cx: &BuildContext<'_>, name: &str) -> Vec<Vec<u8>> {
+    let elements = cx.restore.and_then(|r| r.lists.get(name));
+    elements.into_iter().flatten().map(|b| b.0.clone()).collect()
+}
+
+/// A sink's writer at the end of a chain.
+struct SinkStage<T, W> {
+    operator: String,
+    writer: W,
+    records: PhantomData<fn(T)>,
+}
+
+impl<T: Data, W: SinkWriter<T>> Stage<T> for SinkStage<T, W> {
+    fn process(&mut self, batch: &mut Batch<T>) -> Result<()> {
+        self.writer.write(batch)?;
+        batch.clear();
+        Ok(())
+    }
+    fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
+        match signal {
+            Signal::Barrier { barrier, parts } => {
+                let pending = self.writer.prepare_commit(barrier.id)?;
+                let lists = parts.lists.entry(self.operator.clone()).or_default();
+                lists.insert(PENDING.into(), pending.into_iter().map(Bytes64).collect());
+                Ok(())
+            }
+            Signal::Complete(id) => self.writer.commit(*id),
+            Signal::Aborted(id) => self.writer.aborted(*id),
+            Signal::Close => self.writer.close(),
+            Signal::Flush | Signal::Watermark(_) | Signal::EndOfInput => Ok(()),
+        }
+    }
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Makes the stage of a sink; subtask 0 recovers what earlier attempts left.
+pub(super) struct SinkFactory<T, S>(pub S, pub PhantomData<fn(T)>);
+
+impl<T: Data, S: Sink<T>> NodeFactory for SinkFactory<T, S> {
+    fn stage(&self, cx: &BuildContext<'_>, _next: Vec<AnyStage>) -> Result<AnyStage> {
+        let sink_cx = SinkContext {
+            operator: cx.operator.to_owned(),
+            subtask: cx.subtask,
+            parallelism: cx.parallelism,
+            attempt: cx.attempt,
+            metrics: cx.metrics.clone(),
+        };
+        if cx.subtask == 0 {
+            self.0.recover(&sink_cx, list(cx, PENDING))?;
+        }
+        let writer = self.0.writer(&sink_cx)?;
+        let stage = SinkStage::<T, S::Writer> { operator: cx.operator.to_owned(), writer, records: PhantomData };
+        Ok(AnyStage::new::<T>(Box::new(stage)))
+    }
+}

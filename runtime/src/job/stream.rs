@@ -1,0 +1,219 @@
+//! The job under declaration and its streams: each method adds a node to the logical graph.
+use super::function::{Borrowed, Computed, KeySelector, ProcessFunction};
+use super::keyed::KeyedStream;
+use super::stages::{
+    Filter, FlatMap, Inspect, KeyBy, Map, Process, SinkFactory, SourceFactory, Transform, TransformFactory,
+    runtime_context,
+};
+use crate::connectors::sink::Sink;
+use crate::connectors::source::Source;
+use crate::data::{Data, Key};
+use crate::dataflow::Output;
+use crate::dataflow::factory::{BuildContext, NodeFactory, TypeOf};
+use crate::error::Result;
+use crate::graph::{LogicalGraph, Node, NodeId, NodeKind, Partition};
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A job under declaration. Declaring runs nothing: every process of the job builds the same graph.
+#[derive(Default)]
+pub struct Job {
+    graph: Rc<RefCell<LogicalGraph>>,
+}
+
+impl Job {
+    /// Adds a source. The name is its identity in snapshots: positions in the input are found again by it.
+    pub fn source<S: Source>(&mut self, name: impl Into<String>, source: S) -> Stream<S::Record> {
+        let node = Node {
+            name: name.into(),
+            named: true,
+            kind: NodeKind::Source,
+            parallelism: None,
+            inputs: Vec::new(),
+            states: Vec::new(),
+            has_lists: true,
+            factory: Arc::new(SourceFactory(source)),
+            input_type: None,
+            output_type: Some(TypeOf::<S::Record>::shared()),
+        };
+        Stream::of(&self.graph, node)
+    }
+
+    /// The declared graph; streams still held keep an empty one.
+    pub fn into_graph(self) -> LogicalGraph {
+        std::mem::take(&mut *self.graph.borrow_mut())
+    }
+}
+
+/// A stream of records. Cloning it lets several operators consume the same records.
+pub struct Stream<T> {
+    pub(super) graph: Rc<RefCell<LogicalGraph>>,
+    /// The nodes whose output it is (several after a union), each with how its records travel to the next operator.
+    pub(super) inputs: Vec<(NodeId, Partition)>,
+    records: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Stream<T> {
+    fn clone(&self) -> Self {
+        Self { graph: self.graph.clone(), inputs: self.inputs.clone(), records: PhantomData }
+    }
+}
+
+impl<T: Data> Stream<T> {
+    fn of(graph: &Rc<RefCell<LogicalGraph>>, node: Node) -> Self {
+        let mut g = graph.borrow_mut();
+        g.nodes.push(node);
+        let id = g.nodes.len() - 1;
+        drop(g);
+        Self { graph: graph.clone(), inputs: vec![(id, Partition::Forward)], records: PhantomData }
+    }
+
+    /// Adds an operator that consumes this stream.
+    pub(super) fn add<U: Data>(&self, kind: &str, factory: Arc<dyn NodeFactory>) -> Stream<U> {
+        let name = format!("{kind}-{}", self.graph.borrow().nodes.len());
+        let node = Node {
+            name,
+            named: false,
+            kind: NodeKind::Operator,
+            parallelism: None,
+            inputs: self.inputs.clone(),
+            states: Vec::new(),
+            has_lists: false,
+            factory,
+            input_type: Some(TypeOf::<T>::shared()),
+            output_type: Some(TypeOf::<U>::shared()),
+        };
+        Stream::of(&self.graph, node)
+    }
+
+    fn transform<U: Data, X: Transform<T, U>>(
+        &self,
+        kind: &str,
+        make: impl Fn(&BuildContext<'_>) -> Result<X> + Send + Sync + 'static,
+    ) -> Stream<U> {
+        self.add(kind, Arc::new(TransformFactory { make, types: PhantomData::<fn(T) -> U> }))
+    }
+
+    /// Changes the operator that was added last.
+    pub(super) fn last(&self, change: impl FnOnce(&mut Node)) {
+        if let [(id, _)] = self.inputs[..]
+            && let Some(node) = self.graph.borrow_mut().nodes.get_mut(id)
+        {
+            change(node);
+        }
+    }
+
+    /// Names the operator that was added last. Operators with state take their name when they are declared.
+    #[must_use]
+    pub fn name(self, name: impl Into<String>) -> Self {
+        self.last(|n| {
+            n.name = name.into();
+            n.named = true;
+        });
+        self
+    }
+
+    /// Fixes the parallelism of the operator that was added last; without it the job's parallelism holds.
+    #[must_use]
+    pub fn parallelism(self, parallelism: u32) -> Self {
+        self.last(|n| n.parallelism = Some(parallelism));
+        self
+    }
+
+    /// One record for each.
+    pub fn map<U: Data>(&self, f: impl Fn(T) -> U + Clone + Send + Sync + 'static) -> Stream<U> {
+        self.transform("map", move |_| Ok(Map(f.clone())))
+    }
+
+    /// Keeps the records for which `f` is true; those left out are counted in the metric `dropped_records`.
+    pub fn filter(&self, f: impl Fn(&T) -> bool + Clone + Send + Sync + 'static) -> Self {
+        self.transform("filter", move |cx| Ok(Filter(f.clone(), cx.metrics.clone())))
+    }
+
+    /// Any number of records for each, pushed into the output.
+    pub fn flat_map<U: Data>(&self, f: impl Fn(T, &mut Output<U>) + Clone + Send + Sync + 'static) -> Stream<U> {
+        self.transform("flat_map", move |_| Ok(FlatMap(f.clone())))
+    }
+
+    /// Looks at each record and passes it on.
+    pub fn inspect(&self, f: impl Fn(&T) + Clone + Send + Sync + 'static) -> Self {
+        self.transform("inspect", move |_| Ok(Inspect(f.clone())))
+    }
+
+    /// A function with a life cycle; `make` makes one for each subtask.
+    pub fn process<P: ProcessFunction<In = T>>(&self, make: impl Fn() -> P + Send + Sync + 'static) -> Stream<P::Out> {
+        self.transform("process", move |cx| {
+            let mut function = make();
+            function.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
+            Ok(Process(function))
+        })
+    }
+
+    /// The records of both streams, in any order between them.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        let mut all = self.clone();
+        all.inputs.extend_from_slice(&other.inputs);
+        all
+    }
+
+    fn partitioned(&self, partition: Partition) -> Self {
+        let mut s = self.clone();
+        s.inputs.iter_mut().for_each(|i| i.1 = partition);
+        s
+    }
+
+    /// Spreads the records evenly over the subtasks of the next operator.
+    #[must_use]
+    pub fn rebalance(&self) -> Self {
+        self.partitioned(Partition::Rebalance)
+    }
+
+    /// Gives each record to every subtask of the next operator.
+    #[must_use]
+    pub fn broadcast(&self) -> Self {
+        self.partitioned(Partition::Broadcast)
+    }
+
+    /// Keys the stream by something that lies in the record: `key_by(|d| &d.tail)`. The key is copied only when it is first
+    /// stored.
+    pub fn key_by<K: Key, F: Fn(&T) -> &K + Clone + Send + Sync + 'static>(
+        &self,
+        f: F,
+    ) -> KeyedStream<T, Borrowed<F, K>> {
+        self.keyed(Borrowed(f, PhantomData))
+    }
+
+    /// Keys the stream by something computed: `key_by_value(|d| (d.origin, d.day()))`.
+    pub fn key_by_value<K: Key, F: Fn(&T) -> K + Clone + Send + Sync + 'static>(
+        &self,
+        f: F,
+    ) -> KeyedStream<T, Computed<F, K>> {
+        self.keyed(Computed(f, PhantomData))
+    }
+
+    fn keyed<S: KeySelector<T>>(&self, selector: S) -> KeyedStream<T, S> {
+        let make = selector.clone();
+        let stream = self.transform("key_by", move |_| Ok(KeyBy(make.clone())));
+        KeyedStream { stream: stream.partitioned(Partition::Hash), selector }
+    }
+
+    /// Ends the stream in a sink. The name is its identity in snapshots: pending commits are found again by it.
+    pub fn sink<S: Sink<T>>(&self, name: impl Into<String>, sink: S) {
+        let node = Node {
+            name: name.into(),
+            named: true,
+            kind: NodeKind::Sink,
+            parallelism: None,
+            inputs: self.inputs.clone(),
+            states: Vec::new(),
+            has_lists: true,
+            factory: Arc::new(SinkFactory(sink, PhantomData::<fn(T)>)),
+            input_type: Some(TypeOf::<T>::shared()),
+            output_type: None,
+        };
+        self.graph.borrow_mut().nodes.push(node);
+    }
+}
