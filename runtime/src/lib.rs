@@ -12,4 +12,15 @@ pub mod graph;
 pub mod job;
 pub mod jobmanager;
 pub mod observe;
+pub mod prelude;
 pub mod state;
+
+pub use error::{Error, Result};
+
+/// `format!` that makes a [`data::Str`]: no allocation up to 24 bytes.
+#[macro_export]
+macro_rules! format_str {
+    ($($arg:tt)*) => { $crate::__compact_str::format_compact!($($arg)*) };
+}
+#[doc(hidden)]
+pub use compact_str as __compact_str;

@@ -179,11 +179,8 @@ impl<T: Data, O: KeyedOperator<T>, M: Fn() -> O + Send + Sync> NodeFactory for K
     fn stage(&self, cx: &BuildContext<'_>, next: Vec<AnyStage>) -> Result<AnyStage> {
         let mut operator = (self.make)();
         if let Some(restore) = cx.restore {
-            let mut states = operator.states();
-            for (handle, file) in restore.keyed.iter().zip(cx.files) {
-                let groups = cx.key_groups.clone();
-                crate::state::file::restore(&handle.file.path, file, groups, cx.max_parallelism, &mut states)
-                    .map_err(|e| e.at(cx.operator))?;
+            if !restore.keyed.is_empty() {
+                return Err(crate::error::Error::internal("keyed state cannot be restored yet"));
             }
         }
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;

@@ -1,0 +1,12 @@
+//! What a job's file needs: `use weir::prelude::*;`
+pub use crate::connectors::{Blackhole, Generator, Print};
+pub use crate::data::{Data, Str};
+pub use crate::dataflow::Output;
+pub use crate::error::{Error, Result};
+pub use crate::format_str;
+pub use crate::job::{Job, KeyedProcessFunction, KeyedStream, ProcessFunction, RuntimeContext, Stream};
+pub use crate::state::{
+    AggregateFunction, AggregatingState, KeyRef, KeyedTable, ListState, MapState, ReducingState, ValueState,
+};
+pub use serde::{Deserialize, Serialize};
+pub use weir_derive::{Key, Record, State};
