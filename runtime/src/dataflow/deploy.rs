@@ -243,7 +243,8 @@ impl Builder<'_> {
         for &node_id in vertex.nodes.iter().rev() {
             let node = &self.graph.nodes[node_id];
             let mut next = Vec::new();
-            for consumer in vertex.nodes.iter().filter(|&&n| self.graph.nodes[n].inputs.iter().any(|i| i.0 == node_id)) {
+            for consumer in vertex.nodes.iter().filter(|&&n| self.graph.nodes[n].inputs.iter().any(|i| i.0 == node_id))
+            {
                 next.extend(stages.remove(consumer));
             }
             for &edge in &vertex.outputs {

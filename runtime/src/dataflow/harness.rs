@@ -27,7 +27,12 @@ pub struct Harness {
 struct NoFiles;
 
 impl Uploader for NoFiles {
-    fn upload(&self, _task: TaskId, _barrier: Barrier, parts: SnapshotParts) -> BoxFuture<'static, Result<TaskSnapshot>> {
+    fn upload(
+        &self,
+        _task: TaskId,
+        _barrier: Barrier,
+        parts: SnapshotParts,
+    ) -> BoxFuture<'static, Result<TaskSnapshot>> {
         let mut snapshot = TaskSnapshot::default();
         for (operator, lists) in parts.lists {
             snapshot.operators.entry(operator).or_default().lists = lists;

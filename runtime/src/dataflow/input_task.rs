@@ -54,19 +54,9 @@ impl<T: Data> TaskBody for InputTask<T> {
         let aligner = Aligner::new(self.gate.len());
         let timing = Timing::new(io.metrics.clone(), Instant::now());
         let Self { gate, head } = *self;
-        Running {
-            gate,
-            head,
-            io,
-            aligner,
-            aligning_since: None,
-            ending: None,
-            dirty: false,
-            ready: false,
-            timing,
-        }
-        .run()
-        .boxed()
+        Running { gate, head, io, aligner, aligning_since: None, ending: None, dirty: false, ready: false, timing }
+            .run()
+            .boxed()
     }
 }
 
@@ -166,7 +156,8 @@ impl<T: Data> Running<T> {
                     }
                 }
                 for checkpoint in self.aligner.take_given_up() {
-                    let reason = Error::internal("a newer barrier arrived first").at(format!("checkpoint {checkpoint}"));
+                    let reason =
+                        Error::internal("a newer barrier arrived first").at(format!("checkpoint {checkpoint}"));
                     let reason = Error { code: ErrorCode::Checkpoint, ..reason };
                     let _ = self.io.events.send((self.io.id, TaskEvent::Declined { checkpoint, reason }));
                 }

@@ -128,7 +128,7 @@ impl<R: SourceReader> Running<R> {
     /// Waits for the time, the reader's own wake, or a command (which the caller's next turn takes).
     async fn wait(&mut self, until: Option<Instant>) -> Result<()> {
         self.timing.busy_until(Instant::now());
-        let sleep = tokio::time::sleep_until(until.map_or_else(|| Instant::now() + FAR, |t| t).into());
+        let sleep = tokio::time::sleep_until(until.unwrap_or_else(|| Instant::now() + FAR).into());
         tokio::pin!(sleep);
         let mut command = None;
         poll_fn(|cx| {

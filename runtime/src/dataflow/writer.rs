@@ -3,8 +3,8 @@ use super::{BATCH_RECORDS, Batch, Signal, Stage};
 use crate::data::Data;
 use crate::error::Result;
 use crate::exchange::{Element, Sender};
-use crate::graph::key_group::{key_group, subtask_of};
 use crate::graph::Partition;
+use crate::graph::key_group::{key_group, subtask_of};
 use crate::observe::TaskMetrics;
 use std::task::{Context, Poll, ready};
 
@@ -20,7 +20,10 @@ enum Route<T> {
     Turns(usize),
     Broadcast,
     /// `target[key group]` is the sender; a batch is collected for each.
-    Hash { target: Vec<u16>, collected: Vec<Batch<T>> },
+    Hash {
+        target: Vec<u16>,
+        collected: Vec<Batch<T>>,
+    },
 }
 
 impl<T: Data> ExchangeWriter<T> {

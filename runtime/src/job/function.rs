@@ -52,12 +52,7 @@ pub trait KeyedProcessFunction: Send + 'static {
         Ok(())
     }
     /// `key` is borrowed from `record`; its hash was computed once, where the stream was keyed.
-    fn process(
-        &mut self,
-        key: &KeyRef<'_, Self::Key>,
-        record: &Self::In,
-        out: &mut Output<Self::Out>,
-    ) -> Result<()>;
+    fn process(&mut self, key: &KeyRef<'_, Self::Key>, record: &Self::In, out: &mut Output<Self::Out>) -> Result<()>;
     fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
     }

@@ -17,11 +17,7 @@ impl<T: Data, S: KeySelector<T>> KeyedStream<T, S> {
     /// Combines the records of each key into one; emits the combination after each record, as Flink's reduce does.
     ///
     /// `name` is the operator's identity in snapshots.
-    pub fn reduce(
-        &self,
-        name: impl Into<String>,
-        f: impl Fn(&mut T, T) + Clone + Send + Sync + 'static,
-    ) -> Stream<T> {
+    pub fn reduce(&self, name: impl Into<String>, f: impl Fn(&mut T, T) + Clone + Send + Sync + 'static) -> Stream<T> {
         let selector = self.selector.clone();
         self.add(name, move || Reduce::new(selector.clone(), f.clone()))
     }

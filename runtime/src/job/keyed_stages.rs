@@ -178,10 +178,10 @@ pub(super) struct KeyedFactory<T, M> {
 impl<T: Data, O: KeyedOperator<T>, M: Fn() -> O + Send + Sync> NodeFactory for KeyedFactory<T, M> {
     fn stage(&self, cx: &BuildContext<'_>, next: Vec<AnyStage>) -> Result<AnyStage> {
         let mut operator = (self.make)();
-        if let Some(restore) = cx.restore {
-            if !restore.keyed.is_empty() {
-                return Err(crate::error::Error::internal("keyed state cannot be restored yet"));
-            }
+        if let Some(restore) = cx.restore
+            && !restore.keyed.is_empty()
+        {
+            return Err(crate::error::Error::internal("keyed state cannot be restored yet"));
         }
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
         let stage = KeyedStage::<T, O> { name: cx.operator.to_owned(), operator, out: output(next)? };
