@@ -45,6 +45,8 @@ fn pods_on_both_nodes_work_together_and_faults_hit_what_they_name() -> Result<()
     pods_and_this_machine_share_a_folder(&kubectl, &namespace, &pods)?;
     port_forward_reaches_a_pod(&kubectl, &namespace, &pods[0])?;
     bare_pods_are_refused(&kubectl, &namespace, &image.reference)?;
+    a_frozen_container_answers_once_it_thaws(&cluster, &namespace, &pods)?;
+    memory_is_measured(&kubectl, &namespace, &pods[0])?;
     a_killed_container_starts_again(&cluster, &namespace, &pods[0])?;
     a_node_that_is_cut_off_is_lost_until_it_is_healed(&cluster, &nodes[1])?;
     a_stopped_node_comes_back(&cluster, &namespace, &nodes[1])
@@ -95,6 +97,25 @@ fn bare_pods_are_refused(kubectl: &Kubectl, namespace: &Namespace, image: &str) 
     let words = kubectl.apply_refused(&namespace.name, &pod.to_string())?;
     ensure!(words.contains("restricted"), "{words}");
     Ok(())
+}
+
+fn a_frozen_container_answers_once_it_thaws(cluster: &Cluster, namespace: &Namespace, pods: &[String]) -> Result<()> {
+    let kubectl = cluster.kubectl()?;
+    let pod = kubectl.get(&namespace.name, "pod", &pods[0])?;
+    let address = pod["status"]["podIP"].as_str().context("a running pod has an address")?;
+    let url = format!("http://{address}:8080/");
+    let get = || kubectl.exec(&namespace.name, &pods[1], &["/weir-probe", "get", &url]);
+    let paused = cluster.pause(cluster.container(&namespace.name, &pods[0], "web")?)?;
+    ensure!(get().is_err(), "a frozen container answers");
+    drop(paused);
+    ensure!(get()?.trim() == pods[0], "it answers again");
+    Ok(())
+}
+
+fn memory_is_measured(kubectl: &Kubectl, namespace: &Namespace, pod: &str) -> Result<()> {
+    wait_until("a measurement of a pod's memory", SOON, OFTEN, || {
+        Ok(kubectl.pod_memory(&namespace.name, pod)?.is_some_and(|bytes| bytes > 0))
+    })
 }
 
 fn a_killed_container_starts_again(cluster: &Cluster, namespace: &Namespace, pod: &str) -> Result<()> {

@@ -180,6 +180,21 @@ impl Kubectl {
         Ok(forward)
     }
 
+    /// The memory of a pod's containers in bytes (working set, as `kubectl top` shows it), as its kubelet last measured it;
+    /// `None` before the first measurement.
+    pub fn pod_memory(&self, namespace: &str, pod: &str) -> Result<Option<u64>> {
+        let object = self.get(namespace, "pod", pod)?;
+        let node = object["spec"]["nodeName"].as_str().with_context(|| format!("pod {pod} is on no node yet"))?;
+        let summary = json(&self.raw(&format!("/api/v1/nodes/{node}/proxy/stats/summary"))?)?;
+        let uid = &object["metadata"]["uid"];
+        let pods = summary["pods"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let Some(found) = pods.iter().find(|pod| pod["podRef"]["uid"] == *uid) else {
+            return Ok(None);
+        };
+        let containers = found["containers"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Ok(containers.iter().map(|container| container["memory"]["workingSetBytes"].as_u64()).sum())
+    }
+
     /// How many nodes are ready.
     pub fn ready_nodes(&self) -> Result<usize> {
         let nodes = self.list("default", "nodes", "")?;

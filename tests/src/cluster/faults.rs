@@ -116,13 +116,18 @@ impl Cluster {
         Ok(pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect())
     }
 
-    /// Freezes the operator (SIGSTOP to all processes of its pods) until the guard is dropped.
+    /// Freezes a container (SIGSTOP to all of its processes) until the guard is dropped.
+    pub fn pause(&self, container: Container) -> Result<Paused<'_>> {
+        let mut paused = Paused { cluster: self, containers: Vec::new() };
+        paused.add(container)?;
+        Ok(paused)
+    }
+
+    /// Freezes the operator, all of its pods, until the guard is dropped.
     pub fn pause_operator(&self) -> Result<Paused<'_>> {
         let mut paused = Paused { cluster: self, containers: Vec::new() };
         for pod in self.operator_pods()? {
-            let container = self.container(OPERATOR_NAMESPACE, &pod, "")?;
-            self.signal(&container, Signal::STOP)?;
-            paused.containers.push(container);
+            paused.add(self.container(OPERATOR_NAMESPACE, &pod, "")?)?;
         }
         if paused.containers.is_empty() {
             bail!("no operator runs in namespace {OPERATOR_NAMESPACE}");
@@ -166,11 +171,19 @@ impl Cluster {
     }
 }
 
-/// A frozen operator; thaws when dropped.
+/// Frozen containers; they thaw when it is dropped.
 #[derive(Debug)]
 pub struct Paused<'a> {
     cluster: &'a Cluster,
     containers: Vec<Container>,
+}
+
+impl Paused<'_> {
+    fn add(&mut self, container: Container) -> Result<()> {
+        self.cluster.signal(&container, Signal::STOP)?;
+        self.containers.push(container);
+        Ok(())
+    }
 }
 
 impl Drop for Paused<'_> {
