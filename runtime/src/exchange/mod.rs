@@ -1,9 +1,16 @@
 //! Channels between tasks: in-process ones that move batches, and framed TCP with credit between processes.
+pub mod batch_codec;
+pub mod channels;
+pub mod credit;
 pub mod element;
+pub mod frame;
 pub mod local;
+pub mod remote;
 
+pub use channels::Channels;
 pub use element::{ChannelId, Element};
 pub use local::{LocalReceiver, LocalSender};
+pub use remote::{Exchange, Identity, PeerAddress, RemoteReceiver, RemoteSender};
 
 use crate::data::Data;
 use crate::dataflow::Batch;
@@ -13,6 +20,7 @@ use std::task::{Context, Poll};
 /// The producer's end of a channel.
 pub enum Sender<T> {
     Local(LocalSender<T>),
+    Remote(RemoteSender<T>),
 }
 
 impl<T: Data> Sender<T> {
@@ -22,6 +30,7 @@ impl<T: Data> Sender<T> {
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         match self {
             Self::Local(s) => s.poll_ready(cx),
+            Self::Remote(s) => s.poll_ready(cx),
         }
     }
     /// Sends without waiting. What exceeds the channel's room since the last [`Self::poll_ready`] is kept until there is
@@ -29,6 +38,14 @@ impl<T: Data> Sender<T> {
     pub fn send(&mut self, element: Element<T>) -> Result<()> {
         match self {
             Self::Local(s) => s.send(element),
+            Self::Remote(s) => s.send(element),
+        }
+    }
+    /// Bytes sent to another process so far; 0 within one.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Local(_) => 0,
+            Self::Remote(s) => s.bytes(),
         }
     }
     /// An empty batch with room, if possible a used one.
@@ -36,6 +53,7 @@ impl<T: Data> Sender<T> {
     pub fn empty_batch(&mut self) -> Batch<T> {
         match self {
             Self::Local(s) => s.empty_batch(),
+            Self::Remote(s) => s.empty_batch(),
         }
     }
 }
@@ -43,6 +61,7 @@ impl<T: Data> Sender<T> {
 /// The consumer's end of a channel.
 pub enum Receiver<T> {
     Local(LocalReceiver<T>),
+    Remote(RemoteReceiver<T>),
 }
 
 impl<T: Data> Receiver<T> {
@@ -53,6 +72,14 @@ impl<T: Data> Receiver<T> {
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Element<T>>>> {
         match self {
             Self::Local(r) => r.poll_recv(cx),
+            Self::Remote(r) => r.poll_recv(cx),
+        }
+    }
+    /// Bytes received from another process so far; 0 within one.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Local(_) => 0,
+            Self::Remote(r) => r.bytes(),
         }
     }
     /// Gives a batch back for reuse; what is left in it is dropped.
@@ -60,6 +87,7 @@ impl<T: Data> Receiver<T> {
     pub fn recycle(&mut self, batch: Batch<T>) {
         match self {
             Self::Local(r) => r.recycle(batch),
+            Self::Remote(r) => r.recycle(batch),
         }
     }
 }

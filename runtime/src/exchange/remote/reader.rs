@@ -1,0 +1,131 @@
+//! Cuts what a connection delivers into frames. Bodies are not copied: they stay in the chunk that was read into, and
+//! chunks are reused when all of their bodies are consumed.
+use crate::exchange::frame::{self, Decoded, FrameError, HEADER_BYTES, Header};
+use bytes::{Buf, Bytes, BytesMut};
+use std::collections::VecDeque;
+use std::io;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Room for one read.
+const CHUNK: usize = 256 << 10;
+/// Less room than this is not worth a read.
+const MIN_ROOM: usize = 32 << 10;
+/// Chunks kept for reuse.
+const CHUNKS: usize = 16;
+/// A body up to this is copied, so that it does not hold a chunk.
+const COPY: usize = 1 << 10;
+
+pub struct FrameReader<R> {
+    stream: R,
+    chunk: BytesMut,
+    /// What has to lie in `chunk` before another look is of use.
+    need: usize,
+    /// `chunk` is larger than usual, for a long frame; not kept.
+    oversized: bool,
+    /// Chunks whose bodies may still be in use; the oldest first.
+    used: VecDeque<BytesMut>,
+}
+
+/// Why reading ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    pub fn new(stream: R) -> Self {
+        Self { stream, chunk: BytesMut::new(), need: HEADER_BYTES, oversized: true, used: VecDeque::new() }
+    }
+
+    /// The next frame that is there already.
+    pub fn buffered(&mut self) -> Result<Option<(Header, Bytes)>, FrameError> {
+        match frame::decode(&self.chunk)? {
+            Decoded::Need(n) => {
+                self.need = n;
+                Ok(None)
+            }
+            Decoded::Frame(header, total) => {
+                let mut frame = self.chunk.split_to(total);
+                frame.advance(HEADER_BYTES);
+                let body = if frame.len() <= COPY { Bytes::copy_from_slice(&frame) } else { frame.freeze() };
+                Ok(Some((header, body)))
+            }
+        }
+    }
+
+    /// Reads once. False: the other side has closed the connection between two frames.
+    pub async fn fill(&mut self) -> io::Result<bool> {
+        let room = self.chunk.capacity() - self.chunk.len();
+        if room < MIN_ROOM.max(self.need.saturating_sub(self.chunk.len())) {
+            self.next_chunk();
+        }
+        // never beyond the capacity: `read_buf` would grow the chunk only if there were no room at all
+        match self.stream.read_buf(&mut self.chunk).await? {
+            0 if self.chunk.is_empty() => Ok(false),
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(true),
+        }
+    }
+
+    /// The next frame; none at the end.
+    pub async fn next(&mut self) -> Result<Option<(Header, Bytes)>, ReadError> {
+        loop {
+            if let Some(frame) = self.buffered()? {
+                return Ok(Some(frame));
+            }
+            if !self.fill().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Goes on in another chunk, with the part of a frame that is there.
+    fn next_chunk(&mut self) {
+        // a long frame gets its room as its bytes come, not as its header says
+        let size = self.need.min(2 * self.chunk.len()).max(CHUNK);
+        let mut next = self.reusable(size).unwrap_or_else(|| BytesMut::with_capacity(size));
+        next.extend_from_slice(&self.chunk);
+        let mut old = std::mem::replace(&mut self.chunk, next);
+        if !self.oversized {
+            old.clear();
+            if self.used.len() == CHUNKS {
+                self.used.pop_front();
+            }
+            self.used.push_back(old);
+        }
+        self.oversized = size > CHUNK;
+    }
+
+    fn reusable(&mut self, size: usize) -> Option<BytesMut> {
+        if size > CHUNK {
+            return None;
+        }
+        for _ in 0..self.used.len().min(4) {
+            let mut chunk = self.used.pop_front()?;
+            if chunk.try_reclaim(size) {
+                return Some(chunk);
+            }
+            self.used.push_back(chunk);
+        }
+        None
+    }
+
+    /// Reads and forgets what still comes, up to a bound, so that closing does not cut off what was just written.
+    pub async fn linger(&mut self) {
+        let mut forgotten = 0;
+        while forgotten < 4 * CHUNK {
+            self.chunk.clear();
+            self.chunk.reserve(MIN_ROOM);
+            match self.stream.read_buf(&mut self.chunk).await {
+                Ok(n) if n > 0 => forgotten += n,
+                _ => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
