@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["serve", port] => serve(port),
+        ["serve", port, ..] => serve(port),
         ["get", url] => get(url),
         ["write", file, text] => std::fs::write(file, text).with_context(|| format!("cannot write {file}")),
         _ => Err(anyhow::anyhow!("usage: weir-probe serve PORT | get http://HOST:PORT/ | write FILE TEXT")),

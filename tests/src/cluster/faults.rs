@@ -110,10 +110,14 @@ impl Cluster {
         self.kubectl()?.wait("default", &format!("node/{node}"), "condition=Ready=Unknown", limit)
     }
 
-    /// The pods of the operator, by the name label of the chart.
+    /// The pods of the operator that are not about to go, by the name label of the chart.
     pub fn operator_pods(&self) -> Result<Vec<String>> {
         let pods = self.kubectl()?.list(OPERATOR_NAMESPACE, "pods", OPERATOR_SELECTOR)?;
-        Ok(pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect())
+        Ok(pods
+            .iter()
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+            .filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
+            .collect())
     }
 
     /// Freezes a container (SIGSTOP to all of its processes) until the guard is dropped.

@@ -11,6 +11,7 @@ pub mod builtin;
 pub mod faults;
 mod kind;
 pub mod parts;
+mod setup;
 mod share;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use self::builtin::BuiltIn;
 use self::builtin::state::{Names, valid_id};
 use self::kind::Kind;
 use self::parts::Part;
+pub use self::setup::Weir;
 pub use self::share::{Namespace, Shared};
 use crate::cmd::Cmd;
 use crate::helm::Helm;
