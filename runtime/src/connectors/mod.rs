@@ -1,6 +1,7 @@
 //! Sources and sinks. [`source::Source`] and [`sink::Sink`] are the contracts.
 mod blackhole;
 mod collect;
+pub mod file;
 mod generator;
 mod print;
 mod rate;
@@ -11,5 +12,6 @@ mod testing;
 
 pub use blackhole::Blackhole;
 pub use collect::Collect;
+pub use file::{BadRecord, FileSource};
 pub use generator::{Generator, random};
 pub use print::Print;

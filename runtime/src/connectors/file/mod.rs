@@ -1,0 +1,18 @@
+//! Files: the source reads lines and CSV, the sink writes part files exactly once.
+mod bad;
+mod blocks;
+mod csv;
+mod fields;
+mod format;
+mod paths;
+mod reader;
+mod scan;
+mod source;
+mod split;
+
+pub use bad::{Bad, BadRecord};
+pub use csv::{Csv, CsvParser};
+pub use format::{Format, Lines, ParseLines, Parser};
+pub use paths::Paths;
+pub use reader::FileReader;
+pub use source::FileSource;
