@@ -2,6 +2,7 @@
 extern crate self as weir; // the derive macros write `::weir::` paths, here too
 
 pub mod checkpoint;
+pub mod cli;
 pub mod connectors;
 pub mod control;
 pub mod data;
@@ -15,6 +16,7 @@ pub mod observe;
 pub mod prelude;
 pub mod state;
 
+pub use cli::main;
 pub use error::{Error, Result};
 
 /// `format!` that makes a [`data::Str`]: no allocation up to 24 bytes.
