@@ -1,4 +1,5 @@
 //! Keyed state: the hashmap backend's table, the handles that functions hold, snapshot files.
+pub mod file;
 pub mod frozen;
 pub mod handles;
 pub mod key_map;
