@@ -1,15 +1,16 @@
 //! Builds and runs a taskmanager's share of an attempt: channels, chains, tasks.
-use super::factory::{AnyReceiver, AnySender, AnyStage, BuildContext, RecordType, WriterContext};
+use super::factory::{AnyStage, BuildContext, RecordType, WriterContext};
 use super::task::{TaskBody, TaskCommand, TaskEvent, TaskId, TaskIo, Uploader};
 use crate::checkpoint::handles::{FileHandle, OperatorRestore, TaskRestore};
 use crate::error::{Error, ErrorCode, Result};
-use crate::graph::{ChannelId, JobGraph, LogicalGraph, Vertex, key_group_range};
+use crate::exchange::{ChannelId, Channels, PeerAddress};
+use crate::graph::{JobGraph, LogicalGraph, Vertex, key_group_range};
 use crate::observe::TaskMetrics;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub struct TaskManagerAddress {
 pub struct Environment {
     /// Position of this taskmanager in [`Deployment::taskmanagers`].
     pub me: u32,
+    /// The attempt's channels; closing them is the caller's part of a cancellation.
+    pub channels: Channels,
     /// Runtime of the tasks.
     pub data: tokio::runtime::Handle,
     /// Runtime of everything else.
@@ -184,23 +187,28 @@ struct Builder<'a> {
     files: Files,
 }
 
-#[derive(Default)]
-struct Channels {
-    senders: BTreeMap<ChannelId, AnySender>,
-    receivers: BTreeMap<ChannelId, AnyReceiver>,
-}
-
 impl Builder<'_> {
     fn is_mine(&self, subtask: u32) -> bool {
         self.deployment.slots.get(subtask as usize) == Some(&self.env.me)
     }
 
+    /// Where another taskmanager's subtask takes its data; none if it runs here.
+    fn peer(&self, subtask: u32) -> Result<Option<PeerAddress>> {
+        let position = self.deployment.slots.get(subtask as usize).copied().unwrap_or(u32::MAX);
+        if position == self.env.me {
+            return Ok(None);
+        }
+        match self.deployment.taskmanagers.get(position as usize) {
+            Some(tm) => Ok(Some(PeerAddress { taskmanager: tm.id.clone(), address: tm.data_address.clone() })),
+            None => Err(Error::internal(format!("the deployment names no taskmanager for subtask {subtask}"))),
+        }
+    }
+
     fn build(self) -> Result<Vec<Built>> {
-        let mut channels = self.channels()?;
         let mut tasks = Vec::new();
         for vertex in &self.plan.vertices {
             for subtask in (0..vertex.parallelism).filter(|&s| self.is_mine(s)) {
-                tasks.push(self.task(vertex, subtask, &mut channels)?);
+                tasks.push(self.task(vertex, subtask)?);
             }
         }
         Ok(tasks)
@@ -212,29 +220,7 @@ impl Builder<'_> {
         node.output_type.as_deref().ok_or_else(|| Error::internal(format!("{} has no output", node.name)))
     }
 
-    /// All channel ends that lie in this process.
-    fn channels(&self) -> Result<Channels> {
-        let mut all = Channels::default();
-        for edge in &self.plan.edges {
-            let ty = self.edge_type(edge)?;
-            for id in self.plan.channels(edge) {
-                match (self.is_mine(id.producer), self.is_mine(id.consumer)) {
-                    (true, true) => {
-                        let (s, r) = ty.local_channel();
-                        all.senders.insert(id, s);
-                        all.receivers.insert(id, r);
-                    }
-                    (true, false) | (false, true) => {
-                        return Err(Error::internal("channels between processes are not wired yet"));
-                    }
-                    (false, false) => {}
-                }
-            }
-        }
-        Ok(all)
-    }
-
-    fn task(&self, vertex: &Vertex, subtask: u32, channels: &mut Channels) -> Result<Built> {
+    fn task(&self, vertex: &Vertex, subtask: u32) -> Result<Built> {
         let id = TaskId { vertex: vertex.id, subtask };
         let metrics = TaskMetrics::default();
         let restore = self.deployment.restore.iter().find(|r| r.0 == id).map(|r| &r.1);
@@ -250,7 +236,7 @@ impl Builder<'_> {
             for &edge in &vertex.outputs {
                 let edge = &self.plan.edges[edge as usize];
                 if edge.from_node == node_id {
-                    next.push(self.writer(edge, subtask, &metrics, channels)?);
+                    next.push(self.writer(edge, subtask, &metrics)?);
                 }
             }
             let cx = BuildContext {
@@ -273,23 +259,19 @@ impl Builder<'_> {
         }
         let body = match body {
             Some(b) => b,
-            None => self.input_task(vertex, subtask, stages, channels)?,
+            None => self.input_task(vertex, subtask, stages)?,
         };
         Ok(Built { id, name: vertex.name.clone(), is_source: vertex.is_source, body, metrics })
     }
 
-    fn writer(
-        &self,
-        edge: &crate::graph::Edge,
-        producer: u32,
-        metrics: &TaskMetrics,
-        channels: &mut Channels,
-    ) -> Result<AnyStage> {
+    fn writer(&self, edge: &crate::graph::Edge, producer: u32, metrics: &TaskMetrics) -> Result<AnyStage> {
+        let ty = self.edge_type(edge)?;
         let mine = self.plan.channels(edge).filter(|c| c.producer == producer);
-        let senders = mine.filter_map(|c| channels.senders.remove(&c)).collect();
+        let sender = |c: ChannelId| ty.sender(&self.env.channels, c, self.peer(c.consumer)?.as_ref());
+        let senders = mine.map(sender).collect::<Result<_>>()?;
         let max_parallelism = self.plan.max_parallelism;
         let cx = WriterContext { partition: edge.partition, producer, max_parallelism, metrics: metrics.clone() };
-        self.edge_type(edge)?.writer(&cx, senders)
+        ty.writer(&cx, senders)
     }
 
     fn input_task(
@@ -297,13 +279,15 @@ impl Builder<'_> {
         vertex: &Vertex,
         subtask: u32,
         mut stages: HashMap<usize, AnyStage>,
-        channels: &mut Channels,
     ) -> Result<Box<dyn TaskBody>> {
         let head = vertex.nodes[0];
         let mut receivers = Vec::new();
         for &edge in &vertex.inputs {
-            let ids = self.plan.channels(&self.plan.edges[edge as usize]).filter(|c| c.consumer == subtask);
-            receivers.extend(ids.filter_map(|c| channels.receivers.remove(&c)));
+            let edge = &self.plan.edges[edge as usize];
+            let ty = self.edge_type(edge)?;
+            for c in self.plan.channels(edge).filter(|c| c.consumer == subtask) {
+                receivers.push(ty.receiver(&self.env.channels, c, !self.is_mine(c.producer))?);
+            }
         }
         let node = &self.graph.nodes[head];
         match (&node.input_type, stages.remove(&head)) {

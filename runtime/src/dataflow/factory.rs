@@ -9,7 +9,7 @@ use crate::checkpoint::handles::OperatorRestore;
 use crate::data::Data;
 use crate::dataflow::Stage;
 use crate::error::{Error, Result};
-use crate::exchange::{self, Receiver, Sender};
+use crate::exchange::{ChannelId, Channels, PeerAddress, Receiver, Sender};
 use crate::graph::Partition;
 use crate::observe::TaskMetrics;
 use std::any::Any;
@@ -69,8 +69,10 @@ pub struct BuildContext<'a> {
 pub trait RecordType: Send + Sync {
     /// The type, for the fingerprint and messages.
     fn describe(&self) -> String;
-    /// The two ends of an in-process channel.
-    fn local_channel(&self) -> (AnySender, AnyReceiver);
+    /// The producer's end of a channel, to a consumer in this process (`to` is none) or on another taskmanager.
+    fn sender(&self, channels: &Channels, id: ChannelId, to: Option<&PeerAddress>) -> Result<AnySender>;
+    /// The consumer's end of a channel, from a producer in this process or on another taskmanager.
+    fn receiver(&self, channels: &Channels, id: ChannelId, remote: bool) -> Result<AnyReceiver>;
     /// The stage that spreads records over the channels of an edge.
     fn writer(&self, cx: &WriterContext, senders: Vec<AnySender>) -> Result<AnyStage>;
     /// The task that reads these channels into the chain.
@@ -98,9 +100,6 @@ impl<T: Data> TypeOf<T> {
     }
 }
 
-/// Batches in an in-process channel before its producer waits.
-const CHANNEL_BATCHES: usize = 8;
-
 fn foreign<T>() -> Error {
     Error::internal(format!("a channel does not carry records of type {}", std::any::type_name::<T>()))
 }
@@ -109,9 +108,11 @@ impl<T: Data> RecordType for TypeOf<T> {
     fn describe(&self) -> String {
         T::type_of().to_string()
     }
-    fn local_channel(&self) -> (AnySender, AnyReceiver) {
-        let (s, r) = exchange::local::channel::<T>(CHANNEL_BATCHES);
-        (AnySender(Box::new(Sender::Local(s))), AnyReceiver(Box::new(Receiver::Local(r))))
+    fn sender(&self, channels: &Channels, id: ChannelId, to: Option<&PeerAddress>) -> Result<AnySender> {
+        channels.sender::<T>(id, to).map(|s| AnySender(Box::new(s)))
+    }
+    fn receiver(&self, channels: &Channels, id: ChannelId, remote: bool) -> Result<AnyReceiver> {
+        channels.receiver::<T>(id, remote).map(|r| AnyReceiver(Box::new(r)))
     }
     fn writer(&self, cx: &WriterContext, senders: Vec<AnySender>) -> Result<AnyStage> {
         let typed = |s: AnySender| s.0.downcast::<Sender<T>>().map(|s| *s).map_err(|_| foreign::<T>());

@@ -5,6 +5,7 @@ use crate::checkpoint::handles::{
     Barrier, Bytes64, FileHandle, OperatorRestore, SPLITS, SnapshotKind, TaskRestore, TaskSnapshot,
 };
 use crate::error::{Error, Result};
+use crate::exchange::Channels;
 use crate::graph::{JobGraph, LogicalGraph};
 use crate::state::snapshot::SnapshotParts;
 use bytes::Bytes;
@@ -68,6 +69,7 @@ impl Harness {
         let none = Arc::new(NoFiles);
         let env = Environment {
             me: 0,
+            channels: Channels::in_process(Attempt(1)),
             data: handle.clone(),
             control: handle,
             uploader: none.clone(),

@@ -1,24 +1,7 @@
 //! What travels over one channel: from one producer subtask to one consumer subtask along one edge.
 use crate::checkpoint::handles::Barrier;
 use crate::dataflow::Batch;
-use std::fmt;
-
-/// Names one channel within an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct ChannelId {
-    /// Index of the edge in the job graph.
-    pub edge: u32,
-    /// Subtask of the vertex that the edge leaves.
-    pub producer: u32,
-    /// Subtask of the vertex that the edge enters.
-    pub consumer: u32,
-}
-
-impl fmt::Display for ChannelId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "edge {} from subtask {} to subtask {}", self.edge, self.producer, self.consumer)
-    }
-}
+pub use crate::graph::ChannelId;
 
 /// One thing in a channel. All of them arrive in the order in which they were sent.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! From the logical graph to vertices (chains of operators) with a parallelism, and the edges between them. Pure: every
 //! process derives the same plan from the same graph and parallelism.
 use super::logical::{LogicalGraph, NodeId, NodeKind, Partition};
-use serde::{Deserialize, Serialize};
+use std::fmt;
 use weir_api::ids::JobName;
 
 /// A chain of operators that run in one task per subtask. The first node is the head; the others hang behind it as a tree.
@@ -30,12 +30,18 @@ pub struct Edge {
     pub partition: Partition,
 }
 
-/// One producer subtask to one consumer subtask along an edge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Names one channel within an attempt: one producer subtask to one consumer subtask along an edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ChannelId {
     pub edge: u32,
     pub producer: u32,
     pub consumer: u32,
+}
+
+impl fmt::Display for ChannelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "edge {} from subtask {} to subtask {}", self.edge, self.producer, self.consumer)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
