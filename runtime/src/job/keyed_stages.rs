@@ -1,10 +1,12 @@
 //! Stages of keyed operators: reduce, one value per key, functions with any states; restore and snapshot of their states.
 use super::function::{KeySelector, KeyedProcessFunction, RuntimeContext};
 use super::stages::{output, runtime_context};
+use crate::checkpoint::handles::OperatorRestore;
 use crate::data::{Data, Key};
 use crate::dataflow::factory::{AnyStage, BuildContext, NodeFactory};
 use crate::dataflow::{Batch, Output, Signal, Stage};
 use crate::error::Result;
+use crate::state::file::{self, InMemory, NotDeclared, ReadAt};
 use crate::state::{KeyRef, KeyedTable, ValueState};
 use std::marker::PhantomData;
 use std::task::{Context, Poll};
@@ -178,13 +180,26 @@ pub(super) struct KeyedFactory<T, M> {
 impl<T: Data, O: KeyedOperator<T>, M: Fn() -> O + Send + Sync> NodeFactory for KeyedFactory<T, M> {
     fn stage(&self, cx: &BuildContext<'_>, next: Vec<AnyStage>) -> Result<AnyStage> {
         let mut operator = (self.make)();
-        if let Some(restore) = cx.restore
-            && !restore.keyed.is_empty()
-        {
-            return Err(crate::error::Error::internal("keyed state cannot be restored yet"));
+        if let Some(restore) = cx.restore {
+            restore_states(cx, restore, &mut operator.states())?;
         }
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
         let stage = KeyedStage::<T, O> { name: cx.operator.to_owned(), operator, out: output(next)? };
         Ok(AnyStage::new::<T>(Box::new(stage)))
     }
+}
+
+fn restore_states<K: Key>(
+    cx: &BuildContext<'_>,
+    restore: &OperatorRestore,
+    states: &mut [&mut dyn KeyedTable<K>],
+) -> Result<()> {
+    let named = restore.keyed.iter().map(|k| &k.file.path).zip(cx.files);
+    let files: Vec<_> = named.map(|(n, b)| InMemory { name: n.clone(), bytes: b.clone() }).collect();
+    let files: Vec<&dyn ReadAt> = files.iter().map(|f| f as &dyn ReadAt).collect();
+    // what may be dropped was decided, and said, before the log was claimed
+    let dropping = NotDeclared::Drop;
+    let restored = file::restore(cx.operator, &cx.key_groups, cx.max_parallelism, dropping, &files, states)?;
+    tracing::debug!(operator = cx.operator, subtask = cx.subtask, entries = restored.entries, "state restored");
+    Ok(())
 }
