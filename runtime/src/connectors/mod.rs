@@ -12,6 +12,6 @@ mod testing;
 
 pub use blackhole::Blackhole;
 pub use collect::Collect;
-pub use file::{BadRecord, FileSource};
+pub use file::{BadRecord, FileSink, FileSource};
 pub use generator::{Generator, random};
 pub use print::Print;

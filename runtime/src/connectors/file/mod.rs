@@ -4,9 +4,11 @@ mod blocks;
 mod csv;
 mod fields;
 mod format;
+mod parts;
 mod paths;
 mod reader;
 mod scan;
+mod sink;
 mod source;
 mod split;
 
@@ -15,4 +17,5 @@ pub use csv::{Csv, CsvParser};
 pub use format::{Format, Lines, ParseLines, Parser};
 pub use paths::Paths;
 pub use reader::FileReader;
+pub use sink::{FileSink, FileWriter};
 pub use source::FileSource;

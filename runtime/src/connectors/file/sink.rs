@@ -1,0 +1,292 @@
+//! The file sink: records become lines of part files, each visible exactly once, when its checkpoint is complete.
+use super::parts::{Folder, Names, Pending};
+use crate::connectors::sink::{Committable, Sink, SinkContext, SinkWriter};
+use crate::data::Data;
+use crate::dataflow::Batch;
+use crate::error::{Error, ErrorCode, Result};
+use crate::observe::TaskMetrics;
+use serde::Serialize;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use weir_api::ids::CheckpointId;
+
+/// Bytes collected before they are written to the file.
+const BUFFER: usize = 256 << 10;
+
+/// Writes records to files named `part-*` in a folder, exactly once.
+///
+/// Files appear when the checkpoint that holds their records is complete: each checkpoint with records gives one file per
+/// subtask, or several by [`max_part_bytes`](Self::max_part_bytes). What is not committed has a name that starts with a dot;
+/// what a failure left behind is gone after the next start. Sorted by name, files are in the order of the checkpoints. All
+/// taskmanagers must see the same folder. A folder may serve several sinks of one job, but not several jobs.
+#[derive(Debug, Clone)]
+pub struct FileSink {
+    folder: Folder,
+    format: Format,
+    max_part_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    JsonLines,
+    Csv,
+}
+
+impl FileSink {
+    /// Each record as a line of JSON, in `part-*.jsonl`.
+    pub fn json_lines(folder: impl Into<PathBuf>) -> Self {
+        Self::new(folder.into(), Format::JsonLines)
+    }
+    /// Each record as a row of CSV, in `part-*.csv`. A struct's field names are the header of each file.
+    pub fn csv(folder: impl Into<PathBuf>) -> Self {
+        Self::new(folder.into(), Format::Csv)
+    }
+    fn new(folder: PathBuf, format: Format) -> Self {
+        Self { folder: Folder::new(folder), format, max_part_bytes: u64::MAX }
+    }
+    /// Starts another file when one has reached this many bytes.
+    pub fn max_part_bytes(mut self, bytes: u64) -> Self {
+        self.max_part_bytes = bytes;
+        self
+    }
+    fn names(&self, cx: &SinkContext) -> Names {
+        Names::new(cx, if self.format == Format::Csv { "csv" } else { "jsonl" })
+    }
+}
+
+impl<T: Data + Serialize> Sink<T> for FileSink {
+    type Writer = FileWriter;
+
+    fn recover(&self, cx: &SinkContext, pending: Vec<Committable>) -> Result<()> {
+        self.folder.prepare(&self.names(cx))?;
+        for p in &pending {
+            self.folder.commit(&Pending::decode(p)?)?;
+        }
+        if !pending.is_empty() {
+            self.folder.sync()?;
+        }
+        self.folder.sweep(&cx.operator, cx.attempt)
+    }
+
+    fn writer(&self, cx: &SinkContext) -> Result<FileWriter> {
+        let names = self.names(cx);
+        self.folder.prepare(&names)?;
+        Ok(FileWriter {
+            folder: self.folder.clone(),
+            names,
+            format: self.format,
+            max_part_bytes: self.max_part_bytes.max(1),
+            next: 0,
+            open: None,
+            full: Vec::new(),
+            pending: Vec::new(),
+            metrics: cx.metrics.clone(),
+        })
+    }
+}
+
+/// The writer of [`FileSink`].
+pub struct FileWriter {
+    folder: Folder,
+    names: Names,
+    format: Format,
+    max_part_bytes: u64,
+    /// Number of the next file.
+    next: u64,
+    open: Option<Open>,
+    /// Files of this checkpoint that reached their size.
+    full: Vec<Target>,
+    pending: Vec<Pending>,
+    metrics: TaskMetrics,
+}
+
+/// A file being written.
+enum Open {
+    JsonLines(Target),
+    Csv(Box<csv::Writer<Target>>),
+}
+
+/// The bytes of a file on their way.
+struct Target {
+    n: u64,
+    path: PathBuf,
+    file: File,
+    buffer: Vec<u8>,
+    /// Those in the file; the buffer's come on top.
+    written: u64,
+}
+
+impl Target {
+    fn push_out(&mut self) -> io::Result<()> {
+        self.file.write_all(&self.buffer)?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+    fn bytes(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+    fn failed(&self, e: &io::Error) -> Error {
+        Error::external(ErrorCode::Io, format!("cannot write {}: {e}", self.path.display()))
+    }
+}
+
+impl Write for Target {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= BUFFER {
+            self.push_out()?;
+        }
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(()) // the buffer goes out when it is full, or before the commit
+    }
+}
+
+fn refuse_record(format: &str, e: &dyn std::fmt::Display) -> Error {
+    Error::user(ErrorCode::BadRecord, format!("cannot write a record as {format}: {e}"))
+}
+
+impl Open {
+    fn target(&self) -> &Target {
+        match self {
+            Self::JsonLines(t) => t,
+            Self::Csv(w) => w.get_ref(),
+        }
+    }
+
+    /// Writes records until the file has reached `most` bytes; gives how many.
+    fn write<T: Serialize>(&mut self, records: &[T], most: u64) -> Result<usize> {
+        let mut done = 0;
+        match self {
+            Self::JsonLines(t) => {
+                while done < records.len() && t.bytes() < most {
+                    serde_json::to_writer(&mut t.buffer, &records[done]).map_err(|e| refuse_record("JSON", &e))?;
+                    t.buffer.push(b'\n');
+                    if t.buffer.len() >= BUFFER {
+                        t.push_out().map_err(|e| t.failed(&e))?;
+                    }
+                    done += 1;
+                }
+            }
+            Self::Csv(w) => {
+                while done < records.len() && w.get_ref().bytes() < most {
+                    w.serialize(&records[done]).map_err(|e| match e.kind() {
+                        csv::ErrorKind::Io(e) => w.get_ref().failed(e),
+                        _ => refuse_record("CSV", &e),
+                    })?;
+                    done += 1;
+                }
+                // what the csv writer holds back counts towards the size
+                w.flush().map_err(|e| w.get_ref().failed(&e))?;
+            }
+        }
+        Ok(done)
+    }
+
+    fn finish(self) -> Result<Target> {
+        match self {
+            Self::JsonLines(t) => Ok(t),
+            Self::Csv(w) => {
+                let path = w.get_ref().path.display().to_string();
+                w.into_inner()
+                    .map_err(|e| Error::external(ErrorCode::Io, format!("cannot write {path}: {}", e.error())))
+            }
+        }
+    }
+}
+
+impl FileWriter {
+    fn start(&mut self) -> Result<Open> {
+        let name = self.names.open(self.next);
+        let file = self.folder.create(&name)?;
+        let buffer = Vec::with_capacity(BUFFER + (16 << 10));
+        let target = Target { n: self.next, path: self.folder.path().join(&name), file, buffer, written: 0 };
+        self.next += 1;
+        Ok(match self.format {
+            Format::JsonLines => Open::JsonLines(target),
+            Format::Csv => Open::Csv(Box::new(csv::Writer::from_writer(target))),
+        })
+    }
+
+    /// Closes the open file and makes all of this checkpoint's files durable under their pending names.
+    fn seal(&mut self, checkpoint: CheckpointId) -> Result<()> {
+        if let Some(open) = self.open.take() {
+            self.full.push(open.finish()?);
+        }
+        if self.full.is_empty() {
+            return Ok(());
+        }
+        for mut target in std::mem::take(&mut self.full) {
+            target.push_out().and_then(|()| target.file.sync_data()).map_err(|e| target.failed(&e))?;
+            let (c, n) = (checkpoint.0, target.n);
+            let pending = Pending {
+                checkpoint: c,
+                pending: self.names.pending(c, n),
+                part: self.names.part(c, n),
+                bytes: target.written,
+            };
+            self.folder.rename(&self.names.open(n), &pending.pending)?;
+            self.pending.push(pending);
+        }
+        self.folder.sync()
+    }
+}
+
+impl<T: Serialize> SinkWriter<T> for FileWriter {
+    fn write(&mut self, batch: &mut Batch<T>) -> Result<()> {
+        let mut records = &batch.records[..];
+        while !records.is_empty() {
+            let mut open = match self.open.take() {
+                Some(open) => open,
+                None => self.start()?,
+            };
+            let before = open.target().bytes();
+            let n = open.write(records, self.max_part_bytes)?;
+            records = &records[n..];
+            let bytes = open.target().bytes();
+            self.metrics.add_bytes_out(bytes - before);
+            if bytes >= self.max_part_bytes {
+                self.full.push(open.finish()?);
+                if let Some(t) = self.full.last_mut() {
+                    t.push_out().map_err(|e| t.failed(&e))?;
+                    t.buffer = Vec::new();
+                }
+            } else {
+                self.open = Some(open);
+            }
+        }
+        self.metrics.add_records_out(batch.len() as u64);
+        batch.clear();
+        Ok(())
+    }
+
+    fn prepare_commit(&mut self, checkpoint: CheckpointId) -> Result<Vec<Committable>> {
+        self.seal(checkpoint)?;
+        self.pending.iter().map(Pending::encode).collect()
+    }
+
+    fn commit(&mut self, checkpoint: CheckpointId) -> Result<()> {
+        let due = |p: &Pending| p.checkpoint <= checkpoint.0;
+        if !self.pending.iter().any(due) {
+            return Ok(());
+        }
+        self.pending.iter().filter(|p| due(p)).try_for_each(|p| self.folder.commit(p))?;
+        self.folder.sync()?;
+        self.pending.retain(|p| !due(p));
+        Ok(())
+    }
+
+    /// Removes what is open. What is pending stays: a completed checkpoint may hold it.
+    fn close(&mut self) -> Result<()> {
+        let open = self.open.take().map(|o| o.target().n);
+        let full = std::mem::take(&mut self.full).into_iter().map(|t| t.n);
+        full.chain(open).try_for_each(|n| self.folder.remove(&self.names.open(n)))
+    }
+}
+
+#[cfg(test)]
+mod tests;
