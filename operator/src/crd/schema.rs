@@ -10,8 +10,6 @@ pub struct Rule {
     pub at: &'static [&'static str],
     pub rule: &'static str,
     pub message: &'static str,
-    /// A CEL expression that gives the message, where it should show the values.
-    pub message_expression: Option<&'static str>,
     /// The field that the error names.
     pub field: &'static str,
 }
@@ -22,102 +20,84 @@ pub const RULES: &[Rule] = &[
         at: &[],
         rule: "size(self.metadata.name) <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
         message: "the name must be at most 40 characters of a-z, 0-9 and '-', start with a letter and end with a letter or digit: the job's Service and pods are named after it",
-        message_expression: None,
         field: "",
     },
     Rule {
         at: &["spec"],
         rule: "self.image.matches('^[^ \\t\\n]+$')",
         message: "image must not contain spaces: write registry/name:tag, for example registry.example.com/flights:1.0",
-        message_expression: None,
         field: ".image",
     },
     Rule {
         at: &["spec"],
         rule: "self.parallelism <= self.maxParallelism",
         message: "parallelism must not be above maxParallelism: lower spec.parallelism (maxParallelism is fixed for the life of the job)",
-        message_expression: Some(
-            "'parallelism ' + string(self.parallelism) + ' is above maxParallelism ' + string(self.maxParallelism) + ': lower spec.parallelism (maxParallelism is fixed for the life of the job)'",
-        ),
         field: ".parallelism",
     },
     Rule {
         at: &["spec"],
         rule: "self.maxParallelism == oldSelf.maxParallelism",
         message: "maxParallelism is fixed for the life of the job, because its state is divided by it: set it back, or create a StreamJob with another name",
-        message_expression: Some(
-            "'maxParallelism is fixed for the life of the job, because its state is divided by it: set it back to ' + string(oldSelf.maxParallelism) + ', or create a StreamJob with another name'",
-        ),
         field: ".maxParallelism",
     },
     Rule {
         at: &["spec"],
         rule: "self.upgradeMode == 'Stateless' || has(self.checkpoint.storage)",
         message: "upgradeMode Savepoint and LastState carry state over in the checkpoint storage: set spec.checkpoint.storage, or set spec.upgradeMode to Stateless if the job may lose its state",
-        message_expression: None,
         field: ".checkpoint.storage",
     },
     Rule {
         at: &["spec"],
         rule: "!has(self.restore.from) || has(self.checkpoint.storage)",
         message: "restore.from needs a checkpoint storage to record what was restored: set spec.checkpoint.storage",
-        message_expression: None,
         field: ".restore.from",
     },
     Rule {
         at: &["spec"],
         rule: "!has(oldSelf.checkpoint.storage) || (has(self.checkpoint.storage) && self.checkpoint.storage == oldSelf.checkpoint.storage) || self.upgradeMode == 'Stateless' || (has(self.restore.from) && self.restore.from != 'latest')",
         message: "another checkpoint.storage holds none of the job's checkpoints, so the job would start empty: set it back, or set spec.restore.from to the path of a savepoint, or set spec.upgradeMode to Stateless if the job may lose its state",
-        message_expression: None,
         field: ".checkpoint.storage",
     },
     Rule {
         at: &["spec", "checkpoint"],
         rule: "!has(self.retention) || has(self.storage)",
         message: "retention says what happens to checkpoints, but without a storage there are none: set spec.checkpoint.storage, or remove spec.checkpoint.retention",
-        message_expression: None,
         field: ".retention",
     },
     Rule {
         at: &["spec", "checkpoint"],
         rule: "!has(self.storage) || self.storage.matches('^[a-z][a-z0-9+.-]*://.+')",
         message: "storage must be a URL, for example file:///checkpoints: write the scheme and the whole path",
-        message_expression: None,
         field: ".storage",
     },
     Rule {
         at: &["spec", "checkpoint"],
         rule: "duration(self.interval) >= duration('10ms')",
         message: "interval must be at least 10ms: set spec.checkpoint.interval to the time between two checkpoints, for example 10s",
-        message_expression: None,
         field: ".interval",
     },
     Rule {
         at: &["spec", "checkpoint"],
         rule: "duration(self.timeout) >= duration('10ms')",
         message: "timeout must be at least 10ms, or no checkpoint could complete: for example 10m",
-        message_expression: None,
         field: ".timeout",
     },
     Rule {
         at: &["spec", "restart"],
         rule: "duration(self.delay) <= duration(self.maxDelay)",
         message: "delay must not be above maxDelay: lower spec.restart.delay or raise spec.restart.maxDelay",
-        message_expression: None,
         field: ".delay",
     },
     Rule {
         at: &["spec", "restore"],
         rule: "!has(self.from) || size(self.from) > 0",
         message: "from is empty: write latest, or the path of a savepoint or checkpoint, or remove it",
-        message_expression: None,
         field: ".from",
     },
     Rule {
         at: &["spec"],
         rule: "!has(self.env) || self.env.all(e, !e.name.startsWith('WEIR_'))",
         message: "environment variables that start with WEIR_ are set by the operator: use another name",
-        message_expression: None,
         field: ".env",
     },
 ];
@@ -152,6 +132,12 @@ pub fn definition() -> Result<CustomResourceDefinition, String> {
         crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema").ok_or("the generated definition has no schema")?;
     use_kubernetes_formats(schema);
     forbid_null(schema);
+    if let Some(status) = schema.pointer_mut("/properties/status") {
+        strip_defaults(status);
+    }
+    // bounds the cost of the rule on the name
+    schema["properties"]["metadata"] =
+        json!({ "type": "object", "properties": { "name": { "type": "string", "maxLength": 253 } } });
     for path in NO_DEFAULT {
         remove_default(schema, path)?;
     }
@@ -160,9 +146,6 @@ pub fn definition() -> Result<CustomResourceDefinition, String> {
     }
     for r in RULES {
         let mut rule = json!({ "rule": r.rule, "message": r.message });
-        if let Some(e) = r.message_expression {
-            rule["messageExpression"] = json!(e);
-        }
         if !r.field.is_empty() {
             rule["fieldPath"] = json!(r.field);
         }
@@ -218,6 +201,20 @@ fn use_kubernetes_formats(node: &mut Value) {
         }
         Value::Array(a) => a.iter_mut().for_each(use_kubernetes_formats),
         _ => {}
+    }
+}
+
+/// The operator writes the whole status: the API server must not add to it.
+fn strip_defaults(node: &mut Value) {
+    if let Value::Object(o) = node {
+        o.remove("default");
+        for key in ["properties", "items", "additionalProperties"] {
+            match o.get_mut(key) {
+                Some(Value::Object(inner)) if key == "properties" => inner.values_mut().for_each(strip_defaults),
+                Some(inner) => strip_defaults(inner),
+                None => {}
+            }
+        }
     }
 }
 
