@@ -1,8 +1,17 @@
 //! The operator binary: `weir-operator run` and `weir-operator crd`.
 use anyhow::{Context as _, Result, anyhow};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use weir_api::HumanDuration;
+use weir_operator::controller::{self, Options};
 use weir_operator::crd::schema;
+use weir_operator::job_client::JobClient;
+use weir_operator::lease::Election;
+use weir_operator::metrics::Metrics;
+use weir_operator::web::{self, Health};
 
 #[derive(Parser)]
 #[command(
@@ -16,6 +25,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Reconcile StreamJobs until told to stop.
+    Run(Run),
     /// Print the custom resource definition, or write it into crds/ and the chart.
     Crd {
         /// Root of the repository.
@@ -24,9 +35,45 @@ enum Command {
     },
 }
 
+#[derive(Args)]
+struct Run {
+    /// Namespace to watch; empty: all.
+    #[arg(long, env = "WEIR_WATCH_NAMESPACE", default_value = "")]
+    namespace: String,
+    /// Name of the Lease by which one of several operators leads; empty: no election.
+    #[arg(long, env = "WEIR_LEASE_NAME", default_value = "")]
+    lease: String,
+    /// How long after its last renewal a lost leader is replaced.
+    #[arg(long, env = "WEIR_LEASE_DURATION", default_value = "10s")]
+    lease_duration: HumanDuration,
+    /// Name of this process in the Lease and in events.
+    #[arg(long, env = "POD_NAME", default_value = "weir-operator")]
+    instance: String,
+    /// Namespace of the Lease.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    instance_namespace: String,
+    /// Address of /metrics, /livez and /readyz.
+    #[arg(long, env = "WEIR_HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
+    http: SocketAddr,
+    /// Reach jobmanagers through the API server's proxy: for an operator that runs outside of the cluster.
+    #[arg(long, env = "WEIR_API_SERVER_PROXY")]
+    api_server_proxy: bool,
+    /// Obey the annotation weir.dev/crash-at: for tests only.
+    #[arg(long, env = "WEIR_CRASH_INJECTION")]
+    crash_injection: bool,
+    /// Log filter, as in `info` or `weir_operator=debug`.
+    #[arg(long, env = "WEIR_LOG", default_value = "info")]
+    log: String,
+}
+
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Crd { write } => crd(write),
+        Command::Run(args) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("failed to start the runtime")?
+            .block_on(run(args)),
     }
 }
 
@@ -42,4 +89,63 @@ fn crd(root: Option<PathBuf>) -> Result<()> {
         std::fs::write(&path, &text).with_context(|| format!("failed to write {}", path.display()))?;
     }
     Ok(())
+}
+
+async fn run(args: Run) -> Result<()> {
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(&args.log).with_context(|| format!("log filter {:?}", args.log))?;
+    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).init();
+    let client =
+        kube::Client::try_default().await.context("failed to find the cluster: run in a pod, or set KUBECONFIG")?;
+    let (health, metrics) = (Health::default(), Arc::new(Metrics::default()));
+    let mut web = tokio::spawn(web::serve(args.http, health.clone(), metrics.clone()));
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+
+    let mut election = (!args.lease.is_empty()).then(|| {
+        Election::new(
+            client.clone(),
+            &args.instance_namespace,
+            args.lease.clone(),
+            args.instance.clone(),
+            args.lease_duration.get(),
+        )
+    });
+    let options = Options {
+        namespace: (!args.namespace.is_empty()).then_some(args.namespace),
+        jobs: if args.api_server_proxy { JobClient::Proxied(client.clone()) } else { JobClient::direct() },
+        instance: args.instance,
+        crash_injection: args.crash_injection,
+    };
+    let lead = async {
+        if let Some(e) = &mut election {
+            // one that stands by is as ready as it can be
+            health.set_ready();
+            e.acquire().await;
+        }
+        tracing::info!("leading");
+        metrics.leader.set(1);
+        let lost = async {
+            match &mut election {
+                Some(e) => e.keep().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = controller::run(client, options, metrics.clone(), health.clone()) => Err(anyhow!("the controller ended")),
+            () = lost => Err(anyhow!("the lease was lost: another operator leads")),
+        }
+    };
+    let result = tokio::select! {
+        r = lead => r,
+        r = &mut web => r.context("the web server panicked")?.with_context(|| format!("failed to serve on {}", args.http)),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    if let Some(e) = &mut election
+        && result.is_ok()
+    {
+        e.release().await;
+    }
+    result
 }

@@ -1,4 +1,6 @@
 //! The custom resource `StreamJob` (`weir.dev/v1alpha1`): what a user writes. The status is in [`status`], the rules in [`schema`].
+// the columns repeat the attribute `type_`, which the lint takes for a mistake
+#![allow(clippy::duplicated_attributes)]
 pub mod conditions;
 pub mod schema;
 pub mod status;

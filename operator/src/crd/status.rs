@@ -266,6 +266,8 @@ pub enum Strategy {
 pub enum Step {
     /// The new jobmanager starts, builds its graph and compares it with the latest snapshot. The old generation runs.
     Preparing,
+    /// The new generation fits. Its taskmanagers start and register; the old generation runs.
+    Warming,
     /// The old generation has been told to stop with a savepoint.
     Savepointing,
     /// The old generation has stopped (or is taken over): the new one is told to start.
@@ -280,6 +282,7 @@ impl Step {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Preparing => "Preparing",
+            Self::Warming => "Warming",
             Self::Savepointing => "Savepointing",
             Self::Starting => "Starting",
             Self::Proving => "Proving",

@@ -1,0 +1,446 @@
+//! The reconciliation of one StreamJob, and the loop that runs it for all: the shell around `reconcile`.
+use crate::children::{Children, JobKey};
+use crate::clock;
+use crate::crd::status::Millis;
+use crate::crd::{StreamJob, StreamJobStatus};
+use crate::job_client::JobClient;
+use crate::metrics::{Metrics, ReasonLabel};
+use crate::reconcile::apply::{Applier, ApplyError, is_conflict, is_gone};
+use crate::reconcile::plan::{Action, Job, Note, Plan, plan};
+use crate::reconcile::pods::{PodHistory, PodObs, Verdict};
+use crate::reconcile::validate::validate;
+use crate::reconcile::world::World;
+use crate::watch::Watchers;
+use crate::web::Health;
+use futures::StreamExt as _;
+use futures::channel::mpsc;
+use kube::api::{PartialObjectMeta, Patch, PatchParams, PostParams};
+use kube::runtime::controller::{Action as Requeue, Config, Controller};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{PredicateConfig, WatchStreamExt as _, watcher};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Keeps a StreamJob until its pods are gone.
+pub const FINALIZER: &str = "weir.dev/pods";
+/// Test-only: names the step right after whose record the operator aborts. Obeyed only with crash injection on.
+pub const CRASH_ANNOTATION: &str = "weir.dev/crash-at";
+/// Every job is looked at so often even if nothing happens.
+const RESYNC: Duration = Duration::from_secs(60);
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+const CONCURRENCY: u16 = 32;
+
+/// What the operator needs to know from outside.
+pub struct Options {
+    /// One namespace, or all.
+    pub namespace: Option<String>,
+    pub jobs: JobClient,
+    /// Name in events: the pod.
+    pub instance: String,
+    pub crash_injection: bool,
+}
+
+/// Why a reconciliation failed; it is repeated with a growing delay.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("failed to read the StreamJob: {0}")]
+    Read(#[source] Box<kube::Error>),
+    #[error("failed to write the StreamJob: {0}")]
+    Write(#[source] Box<kube::Error>),
+    /// Somebody wrote in between: the next look sees it.
+    #[error("the StreamJob changed in between")]
+    Conflict,
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+impl Error {
+    const fn label(&self) -> &'static str {
+        match self {
+            Self::Read(_) => "read",
+            Self::Write(_) => "write",
+            Self::Conflict => "conflict",
+            Self::Apply(_) => "apply",
+        }
+    }
+}
+
+/// What the operator remembers of a job besides its status; lost without harm.
+#[derive(Default)]
+struct Memory {
+    pods: PodHistory,
+    refused: BTreeMap<String, String>,
+    apply_error: String,
+    failures: u32,
+}
+
+struct Context {
+    client: Client,
+    options: Options,
+    children: Arc<Children>,
+    watchers: Watchers,
+    memory: Mutex<HashMap<JobKey, Memory>>,
+    recorder: Recorder,
+    metrics: Arc<Metrics>,
+}
+
+type Key = PartialObjectMeta<StreamJob>;
+
+/// Runs until the process ends.
+pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>, health: Health) {
+    let (wake, woken) = mpsc::unbounded::<ObjectRef<Key>>();
+    let by_child = wake.clone();
+    let children = Arc::new(Children::default());
+    let (synced, mut is_synced) = tokio::sync::watch::channel(0u8);
+    let watch_children = crate::children::run(
+        client.clone(),
+        options.namespace.clone(),
+        children.clone(),
+        Arc::new(move |(namespace, name): &JobKey| {
+            let _ = by_child.unbounded_send(ObjectRef::new(name).within(namespace));
+        }),
+        health.clone(),
+        synced,
+    );
+    let watchers = Watchers::new(
+        options.jobs.clone(),
+        Arc::new(move |t| {
+            let _ = wake.unbounded_send(ObjectRef::new(&t.job).within(&t.namespace));
+        }),
+    );
+    let jobs: Api<Key> = crate::children::api(client.clone(), options.namespace.as_deref());
+    let reporter = Reporter { controller: "weir-operator".into(), instance: Some(options.instance.clone()) };
+    let context = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        client,
+        options,
+        children,
+        watchers,
+        memory: Mutex::default(),
+        metrics,
+    });
+    let reconcile_all = async {
+        // a plan made before the children are known would create them anew
+        let _ = is_synced.wait_for(|n| *n == 3).await;
+        health.set_ready();
+        tracing::info!("watching StreamJobs");
+        let (reader, writer) = reflector::store();
+        let watch_health = health.clone();
+        let stream = watcher::watcher(jobs, watcher::Config::default())
+            .default_backoff()
+            .inspect(move |e| match e {
+                Ok(_) => watch_health.progress(3),
+                Err(e) => {
+                    watch_health.trouble(3);
+                    tracing::warn!(error = %e, "watch of StreamJobs failed");
+                }
+            })
+            .modify(|o| o.metadata.managed_fields = None)
+            .reflect(writer)
+            .touched_objects()
+            .predicate_filter(wanted_change, PredicateConfig::default());
+        Controller::for_stream(stream, reader)
+            .with_config(Config::default().concurrency(CONCURRENCY))
+            .reconcile_on(woken)
+            .run(reconcile, failed, context)
+            .for_each(|_| async {})
+            .await;
+    };
+    tokio::join!(watch_children, reconcile_all);
+}
+
+/// Our own writes of the status wake nobody.
+fn wanted_change(o: &Key) -> Option<u64> {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut h = DefaultHasher::new();
+    o.metadata.generation.hash(&mut h);
+    o.metadata.uid.hash(&mut h);
+    o.metadata.annotations.hash(&mut h);
+    o.metadata.finalizers.hash(&mut h);
+    o.metadata.deletion_timestamp.is_some().hash(&mut h);
+    Some(h.finish())
+}
+
+async fn reconcile(key: Arc<Key>, context: Arc<Context>) -> Result<Requeue, Error> {
+    let started = Instant::now();
+    let namespace = key.namespace().unwrap_or_default();
+    let name = key.name_any();
+    let result = context.look(&(namespace, name)).await;
+    context.metrics.reconciliations.inc();
+    context.metrics.duration.observe(started.elapsed().as_secs_f64());
+    result
+}
+
+fn failed(key: Arc<Key>, error: &Error, context: Arc<Context>) -> Requeue {
+    if matches!(error, Error::Conflict) {
+        return Requeue::requeue(Duration::from_millis(20));
+    }
+    context.metrics.errors.get_or_create(&ReasonLabel { reason: error.label() }).inc();
+    let job = (key.namespace().unwrap_or_default(), key.name_any());
+    let failures = context.with_memory(&job, |m| {
+        m.failures += 1;
+        m.failures
+    });
+    let delay = (RETRY_FIRST * 2u32.pow(failures.saturating_sub(1).min(10))).min(RETRY_MAX);
+    tracing::warn!(namespace = job.0, job = job.1, error = %error, retry_ms = delay.as_millis(), "reconciliation failed");
+    Requeue::requeue(delay)
+}
+
+impl Context {
+    fn with_memory<T>(&self, key: &JobKey, f: impl FnOnce(&mut Memory) -> T) -> T {
+        f(self.memory.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default())
+    }
+
+    /// One look: observe, validate, plan, store the record, act.
+    async fn look(&self, key: &JobKey) -> Result<Requeue, Error> {
+        let (namespace, name) = key;
+        let api: Api<StreamJob> = Api::namespaced(self.client.clone(), namespace);
+        // read it fresh: a plan on a record older than our own last write would repeat steps
+        let Some(job) = api.get_opt(name).await.map_err(|e| Error::Read(Box::new(e)))? else {
+            self.forget(key);
+            return Ok(Requeue::await_change());
+        };
+        let deleting = job.metadata.deletion_timestamp.is_some();
+        let held = job.finalizers().iter().any(|f| f == FINALIZER);
+        if deleting && !held {
+            self.forget(key);
+            return Ok(Requeue::await_change());
+        }
+        let job = if held { job } else { self.hold(&api, &job).await? };
+
+        let generation = job.metadata.generation.unwrap_or_default();
+        let uid = job.uid().unwrap_or_default();
+        let invalid = validate(namespace, name, &job.spec).err();
+        let old = job.status.clone().unwrap_or_default();
+        self.watch(key, &old);
+        let (world, pods, verdict) = self.observe(key);
+        let wanted =
+            Job { namespace, name, uid: &uid, generation, deleting, spec: &job.spec, invalid: invalid.as_deref() };
+        let next = plan(&wanted, &old, &world);
+        if next.status != old {
+            self.store(&api, &job, &next.status).await?;
+            self.crash_if_asked(&api, &job, &next.status).await;
+        }
+        self.metrics.phase(&format!("{namespace}/{name}"), Some(next.status.phase));
+        self.tell(&job, &next.notes);
+        self.watch(key, &next.status);
+        self.act(key, &job, &next, &pods, &verdict).await?;
+        let until = [next.look_again, verdict.look_again].into_iter().flatten().min();
+        Ok(Requeue::requeue(until.map_or(RESYNC, |t| delay_until(t, world.now))))
+    }
+
+    fn observe(&self, key: &JobKey) -> (World, Vec<PodObs>, Verdict) {
+        let now = clock::now();
+        let mut generations = self.children.of(key);
+        let pods: Vec<PodObs> = generations.values().flat_map(|g| g.pods.iter().cloned()).collect();
+        let (verdict, refused, apply_error) =
+            self.with_memory(key, |m| (m.pods.look(&pods, now), m.refused.clone(), m.apply_error.clone()));
+        for (g, status) in self.watchers.all(&key.0, &key.1) {
+            generations.entry(g).or_default().status = Some(status);
+        }
+        let world = World { generations, refused, apply_error, problems: verdict.problems.clone(), now };
+        (world, pods, verdict)
+    }
+
+    /// Follows the jobmanagers of the generations in the record.
+    fn watch(&self, key: &JobKey, status: &StreamJobStatus) {
+        let mut generations = BTreeSet::new();
+        if let Some(d) = status.deployed.as_ref().filter(|d| d.suspended.is_none() && d.ended.is_none()) {
+            generations.insert(d.generation);
+        }
+        if let Some(r) = &status.rollout {
+            generations.extend(r.from);
+            if r.kind != crate::crd::status::RolloutKind::Suspend {
+                generations.insert(r.to);
+            }
+        }
+        self.watchers.set(&key.0, &key.1, &generations);
+    }
+
+    async fn hold(&self, api: &Api<StreamJob>, job: &StreamJob) -> Result<StreamJob, Error> {
+        let mut finalizers = job.finalizers().to_vec();
+        finalizers.push(FINALIZER.into());
+        self.set_finalizers(api, job, &finalizers).await
+    }
+
+    async fn set_finalizers(
+        &self,
+        api: &Api<StreamJob>,
+        job: &StreamJob,
+        finalizers: &[String],
+    ) -> Result<StreamJob, Error> {
+        let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": job.resource_version() } });
+        api.patch(&job.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await.map_err(write_error)
+    }
+
+    /// Stores the record; refused if anybody wrote since it was read.
+    async fn store(&self, api: &Api<StreamJob>, job: &StreamJob, status: &StreamJobStatus) -> Result<(), Error> {
+        let mut job = job.clone();
+        job.status = Some(status.clone());
+        job.metadata.managed_fields = None;
+        let params = PostParams { field_manager: Some(crate::build::FIELD_MANAGER.into()), ..PostParams::default() };
+        api.replace_status(&job.name_any(), &params, &job).await.map_err(write_error).map(|_| ())
+    }
+
+    async fn act(
+        &self,
+        key: &JobKey,
+        job: &StreamJob,
+        next: &Plan,
+        pods: &[PodObs],
+        verdict: &Verdict,
+    ) -> Result<(), Error> {
+        let uid = job.uid().unwrap_or_default();
+        let applier = Applier {
+            client: &self.client,
+            jobs: &self.options.jobs,
+            namespace: &key.0,
+            name: &key.1,
+            uid: &uid,
+            status: &next.status,
+            pods,
+        };
+        for r in &verdict.replace {
+            tracing::info!(namespace = key.0, job = key.1, pod = r.name, force = r.force, why = r.why, "replacing pod");
+            applier.replace(r).await?;
+            self.metrics.pods_replaced.inc();
+        }
+        let mut failure = None;
+        for action in &next.actions {
+            tracing::info!(namespace = key.0, job = key.1, generation = job.metadata.generation, action = ?action, "act");
+            if *action == Action::RemoveFinalizer {
+                let api: Api<StreamJob> = Api::namespaced(self.client.clone(), &key.0);
+                let rest: Vec<String> = job.finalizers().iter().filter(|f| *f != FINALIZER).cloned().collect();
+                let current = match api.get_opt(&key.1).await.map_err(|e| Error::Read(Box::new(e)))? {
+                    Some(j) if j.uid() == job.uid() => j,
+                    _ => continue,
+                };
+                self.set_finalizers(&api, &current, &rest).await?;
+                self.forget(key);
+                return Ok(());
+            }
+            if let Err(e) = applier.act(action).await {
+                self.note_failure(key, &e);
+                failure = Some(e);
+            }
+        }
+        match failure {
+            // the plan reads the refusal at once
+            Some(ApplyError::Refused { .. }) => Err(Error::Conflict),
+            Some(e) => Err(e.into()),
+            None => {
+                self.with_memory(key, |m| {
+                    m.failures = 0;
+                    if next.actions.iter().any(is_create) || m.apply_error.is_empty() {
+                        m.apply_error.clear();
+                    }
+                    m.refused.retain(|k, _| refusal_matters(k, &next.status));
+                });
+                Ok(())
+            }
+        }
+    }
+
+    fn note_failure(&self, key: &JobKey, e: &ApplyError) {
+        self.with_memory(key, |m| match e {
+            ApplyError::Refused { key, message } => {
+                m.refused.insert(key.clone(), message.clone());
+            }
+            ApplyError::Kubernetes { .. } | ApplyError::Build(_) => m.apply_error = e.to_string(),
+            ApplyError::JobManager(_) => {}
+        });
+    }
+
+    fn forget(&self, key: &JobKey) {
+        self.watchers.set(&key.0, &key.1, &BTreeSet::new());
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.metrics.phase(&format!("{}/{}", key.0, key.1), None);
+    }
+
+    /// Events are told beside the work, not before it.
+    fn tell(&self, job: &StreamJob, notes: &[Note]) {
+        let reference = job.object_ref(&());
+        for n in notes {
+            if n.warning {
+                tracing::warn!(
+                    namespace = job.namespace(),
+                    job = job.name_any(),
+                    generation = job.metadata.generation,
+                    reason = n.reason,
+                    "{}",
+                    n.message
+                );
+            } else {
+                tracing::info!(
+                    namespace = job.namespace(),
+                    job = job.name_any(),
+                    generation = job.metadata.generation,
+                    reason = n.reason,
+                    "{}",
+                    n.message
+                );
+            }
+        }
+        let events: Vec<Event> = notes
+            .iter()
+            .map(|n| {
+                let mut note = n.message.clone();
+                crate::crd::conditions::truncate(&mut note, 1000);
+                Event {
+                    type_: if n.warning { EventType::Warning } else { EventType::Normal },
+                    reason: n.reason.clone(),
+                    note: Some(note),
+                    action: "Reconcile".into(),
+                    secondary: None,
+                }
+            })
+            .collect();
+        if events.is_empty() {
+            return;
+        }
+        let recorder = self.recorder.clone();
+        tokio::spawn(async move {
+            for e in events {
+                if let Err(error) = recorder.publish(&e, &reference).await {
+                    tracing::warn!(error = %error, reason = e.reason, "event not published");
+                }
+            }
+        });
+    }
+
+    /// Test-only. The annotation goes first, so that the operator aborts once and not for ever.
+    async fn crash_if_asked(&self, api: &Api<StreamJob>, job: &StreamJob, status: &StreamJobStatus) {
+        let asked = job.annotations().get(CRASH_ANNOTATION);
+        if !self.options.crash_injection || asked.is_none_or(|step| step != status.step_name()) {
+            return;
+        }
+        let patch = json!({ "metadata": { "annotations": { CRASH_ANNOTATION: null } } });
+        if api.patch(&job.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await.is_ok() {
+            tracing::error!(job = job.name_any(), step = status.step_name(), "aborting, as the annotation asks");
+            std::process::abort();
+        }
+    }
+}
+
+fn is_create(a: &Action) -> bool {
+    matches!(a, Action::CreateService { .. } | Action::CreateJobManager { .. } | Action::CreateTaskManagers { .. })
+}
+
+/// A refusal is remembered while the record still asks for what was refused.
+fn refusal_matters(key: &str, status: &StreamJobStatus) -> bool {
+    status.rollout.is_some() && (key.starts_with("start-") || key.starts_with("stop-"))
+        || status.rescale.is_some() && key.starts_with("rescale-")
+}
+
+fn write_error(e: kube::Error) -> Error {
+    if is_conflict(&e) || is_gone(&e) { Error::Conflict } else { Error::Write(Box::new(e)) }
+}
+
+fn delay_until(at: Millis, now: Millis) -> Duration {
+    Duration::from_millis(u64::try_from((at - now).max(1)).unwrap_or(1)).min(RESYNC)
+}

@@ -1,0 +1,85 @@
+//! What is observed of a job: its children in Kubernetes and its jobmanagers' own word. Plain data, built by the shell.
+use super::pods::PodObs;
+use crate::crd::status::Millis;
+use std::collections::BTreeMap;
+use weir_api::rest::{JobManagerPhase, WeirStatus};
+use weir_api::status::JobState;
+
+/// Everything observed of one job.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    pub generations: BTreeMap<i64, GenerationObs>,
+    /// Requests that a jobmanager refused (HTTP 4xx), by trigger id (or `start` and generation), with its reason.
+    pub refused: BTreeMap<String, String>,
+    /// Why the last apply of a child failed; empty when it did not.
+    pub apply_error: String,
+    /// What is wrong with pods, worst first.
+    pub problems: Vec<Problem>,
+    pub now: Millis,
+}
+
+/// The children of one generation.
+#[derive(Debug, Clone, Default)]
+pub struct GenerationObs {
+    pub service: bool,
+    pub job_manager: Option<DeploymentObs>,
+    pub task_manager: Option<DeploymentObs>,
+    pub pods: Vec<PodObs>,
+    pub status: Option<StatusObs>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeploymentObs {
+    /// Wanted by its spec.
+    pub replicas: u32,
+    /// Why pods cannot be created (quota, admission); empty otherwise.
+    pub failure: String,
+}
+
+/// What the watcher of a jobmanager knows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StatusObs {
+    /// The last status; absent until the jobmanager answered once.
+    pub last: Option<WeirStatus>,
+    /// The last request was answered (or is being waited for).
+    pub reachable: bool,
+    /// Since when reachability, phase and job state are what they are.
+    pub since: Millis,
+}
+
+/// Something wrong, for the Degraded condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub generation: i64,
+    pub reason: String,
+    pub message: String,
+}
+
+impl World {
+    /// The last word of a reachable jobmanager.
+    pub fn status(&self, generation: i64) -> Option<&WeirStatus> {
+        let s = self.generations.get(&generation)?.status.as_ref()?;
+        if s.reachable { s.last.as_ref() } else { None }
+    }
+
+    /// The job runs: its jobmanager is reachable, holds the claim and says RUNNING.
+    pub fn is_running(&self, generation: i64) -> bool {
+        self.status(generation).is_some_and(|s| s.phase == JobManagerPhase::Active && s.job_state == JobState::Running)
+    }
+
+    /// Milliseconds for which the job has not been running; 0 while it runs or while nothing is known yet.
+    pub fn not_running_for(&self, generation: i64) -> Millis {
+        if self.is_running(generation) {
+            return 0;
+        }
+        let since = self.generations.get(&generation).and_then(|g| g.status.as_ref()).map(|s| s.since);
+        since.map_or(0, |s| (self.now - s).max(0))
+    }
+
+    /// No child of this generation is left.
+    pub fn is_gone(&self, generation: i64) -> bool {
+        self.generations
+            .get(&generation)
+            .is_none_or(|g| g.job_manager.is_none() && g.task_manager.is_none() && g.pods.is_empty())
+    }
+}

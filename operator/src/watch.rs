@@ -1,0 +1,155 @@
+//! Follows each jobmanager's status by long poll, in a task of its own, and wakes the job's reconciliation when something changed.
+use crate::clock;
+use crate::crd::status::Millis;
+use crate::job_client::{ClientError, JobClient, Target};
+use crate::reconcile::world::StatusObs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use weir_api::rest::WeirStatus;
+
+/// A request is held open for at most so long: a node that vanished is noticed after it.
+const POLL: Duration = Duration::from_secs(5);
+/// Changes that nobody waits for (another checkpoint) wake a reconciliation at most so often.
+const MINOR: Millis = 2_000;
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Called with the job whose status changed.
+pub type Wake = Arc<dyn Fn(&Target) + Send + Sync>;
+
+/// All watch tasks.
+pub struct Watchers {
+    client: JobClient,
+    wake: Wake,
+    running: Mutex<BTreeMap<Target, Watch>>,
+}
+
+struct Watch {
+    seen: Arc<Mutex<StatusObs>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Watchers {
+    pub fn new(client: JobClient, wake: Wake) -> Self {
+        Self { client, wake, running: Mutex::default() }
+    }
+
+    /// Watches exactly these generations of the job.
+    pub fn set(&self, namespace: &str, job: &str, generations: &BTreeSet<i64>) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_job =
+            running.range(first(namespace, job)..).take_while(|(t, _)| t.namespace == namespace && t.job == job);
+        let unwanted: Vec<Target> =
+            of_job.map(|(t, _)| t).filter(|t| !generations.contains(&t.generation)).cloned().collect();
+        for t in unwanted {
+            running.remove(&t);
+        }
+        for g in generations {
+            let target = Target { namespace: namespace.into(), job: job.into(), generation: *g };
+            running.entry(target).or_insert_with_key(|t| self.spawn(t.clone()));
+        }
+    }
+
+    /// What is known of the job's jobmanagers, by generation.
+    pub fn all(&self, namespace: &str, job: &str) -> Vec<(i64, StatusObs)> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_job =
+            running.range(first(namespace, job)..).take_while(|(t, _)| t.namespace == namespace && t.job == job);
+        of_job.map(|(t, w)| (t.generation, w.seen.lock().unwrap_or_else(PoisonError::into_inner).clone())).collect()
+    }
+
+    fn spawn(&self, target: Target) -> Watch {
+        let seen = Arc::new(Mutex::new(StatusObs { last: None, reachable: false, since: clock::now() }));
+        let task = tokio::spawn(follow(self.client.clone(), target, seen.clone(), self.wake.clone()));
+        Watch { seen, task }
+    }
+}
+
+fn first(namespace: &str, job: &str) -> Target {
+    Target { namespace: namespace.into(), job: job.into(), generation: i64::MIN }
+}
+
+async fn follow(client: JobClient, target: Target, seen: Arc<Mutex<StatusObs>>, wake: Wake) {
+    let (mut after, mut failures) = (None, 0u32);
+    let (mut woken, mut pending) = (0, false);
+    loop {
+        let wait = if pending {
+            Duration::from_millis(u64::try_from(woken + MINOR - clock::now()).unwrap_or(0))
+        } else {
+            POLL
+        };
+        match client.status(&target, after, wait.min(POLL)).await {
+            Ok(status) => {
+                failures = 0;
+                after = Some(status.version);
+                let (important, any) = take(&seen, status, clock::now());
+                pending |= any;
+                if important || pending && clock::now() - woken >= MINOR {
+                    (woken, pending) = (clock::now(), false);
+                    wake(&target);
+                }
+            }
+            Err(e) => {
+                after = None;
+                failures += 1;
+                // a connection that was closed while idle fails once
+                if failures >= 2 && lose(&seen, clock::now()) {
+                    tracing::info!(namespace = target.namespace, job = target.job, generation = target.generation, error = %e, "jobmanager lost");
+                    wake(&target);
+                }
+                if let ClientError::Malformed(_) | ClientError::Refused { .. } = &e
+                    && failures.is_power_of_two()
+                {
+                    tracing::warn!(namespace = target.namespace, job = target.job, generation = target.generation, error = %e, "status not read");
+                }
+                tokio::time::sleep((RETRY_FIRST * failures.min(64)).min(RETRY_MAX)).await;
+            }
+        }
+    }
+}
+
+/// Stores a status; tells whether a plan may depend on what changed, and whether anything changed.
+fn take(seen: &Mutex<StatusObs>, status: WeirStatus, now: Millis) -> (bool, bool) {
+    let mut s = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let any = s.last.as_ref() != Some(&status);
+    let important = !s.reachable || s.last.as_ref().is_none_or(|l| decisive(l) != decisive(&status));
+    let same_state =
+        s.reachable && s.last.as_ref().is_some_and(|l| (l.phase, l.job_state) == (status.phase, status.job_state));
+    if !same_state {
+        s.since = now;
+    }
+    s.reachable = true;
+    s.last = Some(status);
+    (important, any)
+}
+
+fn lose(seen: &Mutex<StatusObs>, now: Millis) -> bool {
+    let mut s = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let lost = s.reachable;
+    if lost {
+        s.reachable = false;
+        s.since = now;
+    }
+    lost
+}
+
+/// A status without what changes all the time and decides nothing.
+fn decisive(s: &WeirStatus) -> WeirStatus {
+    let mut s = s.clone();
+    s.version = 0;
+    s.log_head = None;
+    s.last_checkpoint = None;
+    s.failed_checkpoints = 0;
+    s
+}
+
+#[cfg(test)]
+mod tests;
