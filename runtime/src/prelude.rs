@@ -1,5 +1,5 @@
 //! What a job's file needs: `use weir::prelude::*;`
-pub use crate::connectors::{BadRecord, Blackhole, FileSource, Generator, Print};
+pub use crate::connectors::{BadRecord, Blackhole, FileSink, FileSource, Generator, Print};
 pub use crate::data::{Data, Str};
 pub use crate::dataflow::Output;
 pub use crate::error::{Error, Result};
