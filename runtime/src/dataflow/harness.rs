@@ -11,7 +11,7 @@ use crate::state::snapshot::SnapshotParts;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use weir_api::ids::{Attempt, CheckpointId};
@@ -22,6 +22,7 @@ pub struct Harness {
     attempt: RunningAttempt,
     events: mpsc::UnboundedReceiver<(TaskId, TaskEvent)>,
     next_checkpoint: u64,
+    ended: BTreeSet<TaskId>,
 }
 
 /// Keeps operator lists, drops keyed state: enough where nothing is restored from it.
@@ -77,11 +78,11 @@ impl Harness {
             events: sender,
         };
         let attempt = RunningAttempt::start(Arc::new(graph), plan.clone(), deployment, env).await?;
-        Ok(Self { plan, attempt, events, next_checkpoint: 1 })
+        Ok(Self { plan, attempt, events, next_checkpoint: 1, ended: BTreeSet::new() })
     }
 
-    /// Takes a snapshot of this kind and completes it.
-    pub async fn snapshot(&mut self, kind: SnapshotKind) -> Result<BTreeMap<TaskId, TaskSnapshot>> {
+    /// Takes a snapshot of this kind; [`Self::complete`] or [`Self::abort`] decides what becomes of it.
+    pub async fn snapshot(&mut self, kind: SnapshotKind) -> Result<(CheckpointId, BTreeMap<TaskId, TaskSnapshot>)> {
         let id = CheckpointId(self.next_checkpoint);
         self.next_checkpoint += 1;
         let barrier = Barrier { id, attempt: Attempt(1), kind, directory: format!("chk-{id}"), aligned: true };
@@ -96,14 +97,23 @@ impl Harness {
                 _ => {}
             }
         }
-        if kind.commits() {
-            self.attempt.command(&TaskCommand::Complete(id));
-        }
-        Ok(all)
+        Ok((id, all))
+    }
+
+    pub fn complete(&self, id: CheckpointId) {
+        self.attempt.command(&TaskCommand::Complete(id));
+    }
+
+    pub fn abort(&self, id: CheckpointId) {
+        self.attempt.command(&TaskCommand::Aborted(id));
     }
 
     async fn event(&mut self) -> Result<(TaskId, TaskEvent)> {
         match self.events.recv().await {
+            Some((task, TaskEvent::SourceEnded)) => {
+                self.ended.insert(task);
+                Ok((task, TaskEvent::SourceEnded))
+            }
             Some((_, TaskEvent::Failed(e))) => Err(e),
             Some(event) => Ok(event),
             None => Err(Error::internal("the tasks are gone")),
@@ -113,13 +123,11 @@ impl Harness {
     /// Waits until all sources have ended, commits, and waits for all tasks to end.
     pub async fn finish(mut self) -> Result<()> {
         let sources: u32 = self.plan.vertices.iter().filter(|v| v.is_source).map(|v| v.parallelism).sum();
-        let mut ended = 0;
-        while ended < sources {
-            if let (_, TaskEvent::SourceEnded) = self.event().await? {
-                ended += 1;
-            }
+        while self.ended.len() < sources as usize {
+            self.event().await?;
         }
-        self.snapshot(SnapshotKind::Final).await?;
+        let (last, _) = self.snapshot(SnapshotKind::Final).await?;
+        self.complete(last);
         let mut finished = 0;
         while finished < self.plan.tasks() {
             if let (_, TaskEvent::Finished) = self.event().await? {

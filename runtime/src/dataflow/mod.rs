@@ -17,3 +17,6 @@ pub mod writer;
 pub use batch::{BATCH_RECORDS, Batch};
 pub use output::Output;
 pub use stage::{Signal, Stage};
+
+#[cfg(test)]
+mod tests;
