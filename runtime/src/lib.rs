@@ -1,4 +1,64 @@
 //! Weir's runtime: stateful stream jobs with exactly-once state.
+//!
+//! A job is a program. It declares a graph of sources, operators and sinks; the same binary is then the jobmanager, a
+//! taskmanager, a whole cluster in one process, or the plan printer, by its subcommand.
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//! use weir::prelude::*;
+//!
+//! #[derive(clap::Args)]
+//! struct Arguments {
+//!     /// Text file, plain or compressed.
+//!     #[arg(long)]
+//!     input: String,
+//! }
+//!
+//! fn word_count(job: &mut Job, args: &Arguments) -> weir::Result<()> {
+//!     job.source("lines", FileSource::lines(&args.input))
+//!         .flat_map(|line: Str, out| line.split_ascii_whitespace().for_each(|word| out.push((Str::from(word), 1u64))))
+//!         .key_by(|(word, _)| word)
+//!         .reduce("count", |total, one| total.1 += one.1)
+//!         .map(|(word, count)| format_str!("{word} {count}"))
+//!         .sink("out", Print::new());
+//!     Ok(())
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     weir::main(word_count)
+//! }
+//! ```
+//!
+//! `wordcount local --input book.txt --parallelism 2` runs it here; `examples/flights` shows a keyed job with state, an
+//! exactly-once sink and its Kubernetes manifest.
+//!
+//! # The life of a record
+//! 1. A [reader](connectors::source::SourceReader) fills a [`Batch`](dataflow::Batch) of about 1,024 records; the source's
+//!    [task](dataflow::source_task) asks it for the next one when the chain behind is ready.
+//! 2. The batch runs through the chain: each operator is a [`Stage`](dataflow::Stage), one dynamic call per batch, the loop
+//!    inside is monomorphized user code. `key_by` writes the hash of each key into a column beside the records: no key is
+//!    hashed twice.
+//! 3. At the end of the chain an [exchange writer](dataflow::writer) spreads the batch over the channels of its edge, by
+//!    key group where the stream is keyed. Within a process a [channel](exchange::local) moves the batch and gives empty
+//!    ones back; between processes it becomes one [frame](exchange::frame) with credit.
+//! 4. The consumer's [task](dataflow::input_task) takes it from its [gate](dataflow::gate). A keyed operator finds the
+//!    key's value in a [table of segments](state::table) by the hash that came along and changes it in place.
+//! 5. A [sink](connectors::sink) writes it where nobody sees it yet.
+//!
+//! # The life of a barrier
+//! 1. The [coordinator](checkpoint::coordinator) (pure) decides that it is time; the jobmanager tells the sources.
+//! 2. Each source notes its position and sends the barrier behind the records that belong to it.
+//! 3. A task whose inputs have all delivered it (see the [aligner](dataflow::aligner)) passes it on, and each of its
+//!    operators freezes its state: segments become shared, in microseconds. Sinks pre-commit.
+//! 4. An uploader writes the frozen state to [snapshot files](state::file) while the task goes on, then acknowledges.
+//! 5. When all have, the jobmanager writes the [manifest](checkpoint::manifest), then appends `Completed` to the
+//!    [log](checkpoint::log): that one conditional put is the moment at which the checkpoint exists.
+//! 6. Every task hears of it, and sinks make what they pre-committed visible.
+//!
+//! # The life of a key
+//! Its 64-bit hash never changes. The top bits choose one of `max_parallelism` [key groups](mod@graph::key_group); a range of
+//! groups belongs to each subtask. State lies in the order of the hash, in memory and in files, so a rescale hands out
+//! ranges, and each new subtask reads just its own.
 extern crate self as weir; // the derive macros write `::weir::` paths, here too
 
 pub mod checkpoint;

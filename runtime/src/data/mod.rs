@@ -1,7 +1,7 @@
 //! What a record, a key and a state value must be able to do: be encoded, be decoded, describe its type, and (keys) be hashed.
 //!
 //! One compact binary encoding serves the wire between processes and the snapshot files. `#[derive(Record)]`,
-//! `#[derive(State)]` and `#[derive(Key)]` write the impls; the impls for primitives and collections are in [`primitives`].
+//! `#[derive(State)]` and `#[derive(Key)]` write the impls; the impls for primitives and collections are in `primitives.rs`.
 mod hash;
 mod primitives;
 mod schema;
