@@ -311,7 +311,20 @@ impl Context {
             self.metrics.pods_replaced.inc();
         }
         let mut failure = None;
-        for action in &next.actions {
+        // creations do not wait for each other
+        let (creations, others): (Vec<&Action>, Vec<&Action>) = next.actions.iter().partition(|a| is_create(a));
+        for action in &creations {
+            tracing::info!(namespace = key.0, job = key.1, generation = job.metadata.generation, action = ?action, "act");
+        }
+        for e in futures::future::join_all(creations.iter().map(|a| applier.act(a)))
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+        {
+            self.note_failure(key, &e);
+            failure = Some(e);
+        }
+        for action in others {
             tracing::info!(namespace = key.0, job = key.1, generation = job.metadata.generation, action = ?action, "act");
             if *action == Action::RemoveFinalizer {
                 let api: Api<StreamJob> = Api::namespaced(self.client.clone(), &key.0);

@@ -94,7 +94,15 @@ fn crd(root: Option<PathBuf>) -> Result<()> {
 async fn run(args: Run) -> Result<()> {
     let filter =
         tracing_subscriber::EnvFilter::try_new(&args.log).with_context(|| format!("log filter {:?}", args.log))?;
-    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).init();
+    // the API server's 503 for a jobmanager that is still starting is no error of ours
+    let filter = filter.add_directive("kube_client::client::builder=off".parse().context("log directive")?);
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .with_env_filter(filter)
+        .init();
     let client =
         kube::Client::try_default().await.context("failed to find the cluster: run in a pod, or set KUBECONFIG")?;
     let (health, metrics) = (Health::default(), Arc::new(Metrics::default()));

@@ -1,5 +1,6 @@
 //! Pure: the deletion of a job. It always finishes, and says what was kept: `Cancelling -> Removing -> Released`.
 use super::plan::Planner;
+use crate::build::Role;
 use crate::crd::status::{Deletion, DeletionStep, Millis};
 use weir_api::config::Retention;
 use weir_api::rest::{JobManagerPhase, TerminalInfo};
@@ -68,6 +69,12 @@ fn outcome(p: &Planner<'_>, since: Millis) -> Outcome {
     let statuses = || candidates.iter().flatten().filter_map(|g| p.world.status(*g));
     if let Some(t) = statuses().find_map(|s| s.terminal.clone()) {
         return Outcome::Cancelled(t);
+    }
+    // it never got as far as a claim, and is not about to
+    let runs =
+        p.world.generations.values().flat_map(|g| &g.pods).any(|pod| pod.role == Role::JobManager && pod.running);
+    if deployed.attempt.is_none() && !runs {
+        return Outcome::NotCancelled("the job had not started".into());
     }
     let limit = if statuses().any(|s| matches!(s.phase, JobManagerPhase::Active | JobManagerPhase::Preparing)) {
         CANCEL_MS

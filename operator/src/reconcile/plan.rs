@@ -316,4 +316,6 @@ pub(super) const fn strategy_of(mode: UpgradeMode) -> Strategy {
 }
 
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;

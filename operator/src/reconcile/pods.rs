@@ -178,6 +178,8 @@ impl PodHistory {
         } else if let Some((reason, message)) = &pod.waiting
             && CONFIG_REASONS.contains(&reason.as_str())
         {
+            // the kubelet alternates between the try and the wait: one condition, one event
+            let reason = if reason == "ErrImagePull" { "ImagePullBackOff" } else { reason };
             v.problem(pod, reason, message);
         }
     }

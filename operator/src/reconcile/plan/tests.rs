@@ -1,1 +1,307 @@
-//! x
+//! The plan at work: each behaviour once undisturbed, and with the operator crashing at every point of it.
+use super::sim::{Entry, Sim};
+use super::*;
+use serde_json::json;
+
+/// Runs `act` on a running job with a crash at each point in turn, and `check` on each outcome.
+fn crash_everywhere(over: serde_json::Value, act: fn(&mut Sim), check: fn(&Sim, &str)) {
+    let mut s = Sim::running(over.clone());
+    let before = s.points;
+    act(&mut s);
+    s.settle();
+    check(&s, "undisturbed");
+    let points = s.points - before;
+    assert!(points > 10, "the scenario has {points} points only");
+    for n in 0..points.min(120) {
+        let mut s = Sim::running(over.clone());
+        s.crash_in(n);
+        act(&mut s);
+        s.settle();
+        check(&s, &format!("crash at point {n}"));
+    }
+}
+
+#[test]
+fn a_launch_creates_everything_at_once_and_is_ready_for_its_generation() {
+    let mut s = Sim::new(json!({}));
+    s.pass();
+    assert_eq!(s.condition("Ready"), ("False".into(), "Starting".into(), Some(1)));
+    let k = &s.kids[&1];
+    assert!(k.service && k.has_manager && k.task_managers == Some(2));
+    s.settle();
+    assert_eq!(s.condition("Ready"), ("True".into(), "Running".into(), Some(1)));
+    assert_eq!((s.stored.parallelism, s.stored.rollout.is_none()), (2, true));
+    assert_eq!(s.stored.reason, "");
+}
+
+#[test]
+fn an_upgrade_stops_with_one_savepoint_and_restores_it_wherever_the_operator_crashes() {
+    crash_everywhere(
+        json!({}),
+        |s| s.edit(json!({"image": "flights:2"})),
+        |s, when| {
+            assert_eq!(s.stops().len(), 1, "{when}: {:?}", s.log);
+            let stop = s.stops()[0] as u64;
+            assert_eq!(s.claims().last(), Some(&(2, Some(stop))), "{when}");
+            assert_eq!(s.generations(), [2], "{when}");
+            assert_eq!(s.condition("Ready"), ("True".into(), "Running".into(), Some(2)), "{when}");
+            assert_eq!(s.stored.restarts, 0, "{when}");
+        },
+    );
+}
+
+#[test]
+fn the_old_generation_runs_until_the_next_one_is_prepared() {
+    let mut s = Sim::running(json!({}));
+    s.edit(json!({"args": ["--new"]}));
+    s.pass();
+    assert_eq!((s.condition("Ready").0.as_str(), s.condition("Ready").2), ("False", Some(2)));
+    assert_eq!(s.stored.rollout.as_ref().unwrap().because, "spec.args: [] -> [\"--new\"]");
+    assert_eq!(s.kids[&2].task_managers, None);
+    assert_eq!(s.claims().len(), 1);
+}
+
+#[test]
+fn a_jobmanager_killed_at_any_moment_of_an_upgrade_loses_nothing() {
+    for victim in [1, 2] {
+        for at in 0..25 {
+            let mut s = Sim::running(json!({}));
+            s.edit(json!({"image": "flights:2"}));
+            for t in 0..25 {
+                if t == at {
+                    s.kill_manager(victim);
+                }
+                s.pass();
+                s.tick();
+            }
+            s.settle();
+            let when = format!("jobmanager of generation {victim} killed at {at}: {:?}", s.log);
+            assert!(s.stops().len() <= 2, "{when}");
+            let claims = s.claims();
+            assert_eq!(claims.last().unwrap().0, 2, "{when}");
+            assert!(claims[1..].iter().all(|(_, r)| r.is_some()), "started empty: {when}");
+            assert_eq!((s.stored.phase.as_str(), s.generations()), ("Running", vec![2]), "{when}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_image_leaves_the_old_generation_running_until_the_spec_is_mended() {
+    for mended in [json!({"image": "flights:3"}), json!({"image": "flights:1"})] {
+        let mut s = Sim::running(json!({}));
+        s.broken = vec![2];
+        s.edit(json!({"image": "no-such"}));
+        s.settle();
+        assert_eq!((s.stops().len(), s.claims().len(), s.generations()), (0, 1, vec![1, 2]));
+        let checkpoints = s.log.len();
+        s.tick();
+        assert!(s.log.len() > checkpoints, "the old generation works on");
+        s.edit(mended.clone());
+        s.settle();
+        let wanted = if mended["image"] == "flights:1" { vec![1] } else { vec![3] };
+        assert_eq!(s.generations(), wanted);
+        assert_eq!(s.condition("Ready"), ("True".into(), "Running".into(), Some(3)));
+    }
+}
+
+#[test]
+fn state_that_does_not_fit_is_named_and_nothing_is_stopped() {
+    let mut s = Sim::running(json!({}));
+    s.misfits = vec![2];
+    s.edit(json!({"image": "flights:2"}));
+    s.settle();
+    let (status, reason, generation) = s.condition("Degraded");
+    assert_eq!((status.as_str(), reason.as_str(), generation), ("True", "Incompatible", Some(2)));
+    assert!(s.stored.message.contains("state legs: u64 became text; generation 1 runs on"), "{}", s.stored.message);
+    assert_eq!(s.stops().len(), 0);
+}
+
+#[test]
+fn a_savepoint_that_fails_leaves_the_old_job_running_and_is_tried_again() {
+    let mut s = Sim::running(json!({}));
+    s.savepoints_fail = 2;
+    s.edit(json!({"image": "flights:2"}));
+    for _ in 0..10 {
+        s.pass();
+        s.tick();
+    }
+    assert!(s.notes.contains(&"SavepointFailed".into()));
+    assert_eq!(s.condition("Degraded").1, "SavepointFailed");
+    assert!(s.stored.message.contains("disk full"), "{}", s.stored.message);
+    assert_eq!(s.claims().len(), 1);
+    s.settle();
+    assert_eq!((s.stops().len(), s.generations()), (1, vec![2]));
+    assert_eq!(s.notes.iter().filter(|n| *n == "SavepointFailed").count(), 2);
+}
+
+#[test]
+fn last_state_takes_over_from_the_latest_checkpoint_without_a_savepoint() {
+    crash_everywhere(
+        json!({"upgradeMode": "LastState"}),
+        |s| s.edit(json!({"image": "flights:2"})),
+        |s, when| {
+            assert_eq!(s.stops().len(), 0, "{when}");
+            let (generation, restores) = *s.claims().last().unwrap();
+            assert!(generation == 2 && restores.is_some(), "{when}");
+            assert_eq!(s.generations(), [2], "{when}");
+        },
+    );
+}
+
+#[test]
+fn stateless_starts_new_and_only_then() {
+    let mut s = Sim::running(json!({"upgradeMode": "Stateless"}));
+    s.edit(json!({"image": "flights:2"}));
+    s.settle();
+    assert_eq!(s.claims().last(), Some(&(2, None)));
+}
+
+#[test]
+fn a_rescale_goes_through_the_same_jobmanager_wherever_the_operator_crashes() {
+    for (from, to) in [(2i32, 3i32), (3, 2)] {
+        let mut s = Sim::running(json!({"parallelism": from}));
+        s.edit(json!({"parallelism": to}));
+        s.settle();
+        assert_eq!((s.stored.parallelism, s.kids[&1].task_managers), (to, Some(to.unsigned_abs())));
+    }
+    crash_everywhere(
+        json!({}),
+        |s| s.edit(json!({"parallelism": 3})),
+        |s, when| {
+            assert_eq!((s.stored.parallelism, s.kids[&1].task_managers), (3, Some(3)), "{when}");
+            assert_eq!((s.generations(), s.stops().len()), (vec![1], 0), "{when}");
+            assert_eq!(s.claims().len(), 2, "{when}: rescaled once");
+            assert_eq!(s.condition("Ready"), ("True".into(), "Running".into(), Some(2)), "{when}");
+        },
+    );
+}
+
+#[test]
+fn a_jobmanager_that_came_back_with_its_launch_parallelism_is_rescaled_again() {
+    let mut s = Sim::running(json!({}));
+    s.edit(json!({"parallelism": 3}));
+    s.settle();
+    s.kill_manager(1);
+    s.settle();
+    assert_eq!((s.stored.parallelism, s.stored.phase.as_str()), (3, "Running"));
+}
+
+#[test]
+fn suspension_and_resumption_survive_a_crash_anywhere() {
+    crash_everywhere(
+        json!({}),
+        |s| {
+            s.edit(json!({"state": "Suspended"}));
+            s.settle();
+            if s.stored.phase.as_str() == "Suspended" {
+                assert!(s.generations().is_empty());
+                assert_eq!(s.condition("Suspended").0, "True");
+            }
+            s.edit(json!({"state": "Running"}));
+        },
+        |s, when| {
+            assert_eq!(s.stops().len(), 1, "{when}");
+            assert_eq!(s.claims().last(), Some(&(3, Some(s.stops()[0] as u64))), "{when}");
+            assert_eq!((s.stored.phase.as_str(), s.generations()), ("Running", vec![3]), "{when}");
+        },
+    );
+}
+
+#[test]
+fn deletion_cancels_and_always_finishes_wherever_the_operator_crashes() {
+    crash_everywhere(
+        json!({}),
+        |s| s.delete(),
+        |s, when| {
+            assert!(!s.finalizer && s.generations().is_empty(), "{when}");
+            assert!(s.log.contains(&Entry::Terminal(TerminalStatus::Canceled)), "{when}");
+        },
+    );
+    // in the middle of an upgrade
+    for at in 0..25 {
+        let mut s = Sim::running(json!({}));
+        s.edit(json!({"image": "flights:2"}));
+        for _ in 0..at {
+            s.pass();
+            s.tick();
+        }
+        s.delete();
+        s.settle();
+        assert!(!s.finalizer && s.generations().is_empty(), "deleted at {at}");
+    }
+}
+
+#[test]
+fn deletion_of_a_job_that_never_ran_finishes() {
+    let mut s = Sim::new(json!({}));
+    s.broken = vec![1];
+    s.pass();
+    s.delete();
+    s.settle();
+    assert!(!s.finalizer);
+    let mut s = Sim::new(json!({}));
+    s.delete();
+    s.settle();
+    assert!(!s.finalizer);
+}
+
+#[test]
+fn a_finished_job_gives_its_pods_back_and_is_not_run_again_by_an_upgrade() {
+    let mut s = Sim::running(json!({}));
+    s.finishes_at = Some(s.log.len() + 3);
+    s.settle();
+    assert_eq!((s.stored.phase.as_str(), s.generations()), ("Finished", vec![]));
+    s.finishes_at = None;
+    s.edit(json!({"image": "flights:2"}));
+    s.settle();
+    assert_eq!((s.stored.phase.as_str(), s.claims().len()), ("Finished", 1));
+    assert!(s.stored.message.contains("restartNonce"), "{}", s.stored.message);
+    s.edit(json!({"restartNonce": 1}));
+    s.settle();
+    assert_eq!((s.stored.phase.as_str(), s.generations()), ("Running", vec![3]));
+}
+
+#[test]
+fn a_job_that_finishes_in_the_middle_of_an_upgrade_is_finished() {
+    for after in 0..12 {
+        let mut s = Sim::running(json!({}));
+        s.finishes_at = Some(s.log.len() + after);
+        s.edit(json!({"image": "flights:2"}));
+        s.settle();
+        assert_eq!((s.stored.phase.as_str(), s.generations()), ("Finished", vec![]), "after {after}: {:?}", s.log);
+    }
+}
+
+#[test]
+fn an_invalid_spec_changes_nothing_and_is_named() {
+    let mut s = Sim::running(json!({}));
+    s.edit(json!({"image": "flights:2"}));
+    s.invalid = Some("spec.taskManager.podTemplate is not a pod template".into());
+    s.settle();
+    assert_eq!((s.generations(), s.claims().len()), (vec![1], 1));
+    let ready = s.condition("Ready");
+    assert_eq!((ready.0.as_str(), ready.1.as_str(), ready.2), ("False", "InvalidSpec", Some(2)));
+    s.kill_manager(1);
+    s.settle();
+    assert_eq!(s.stored.phase.as_str(), "Running");
+}
+
+#[test]
+fn an_ignored_change_is_ready_at_once_and_touches_nothing() {
+    let mut s = Sim::running(json!({}));
+    s.edit(json!({"upgradeMode": "LastState"}));
+    s.pass();
+    assert_eq!(s.condition("Ready"), ("True".into(), "Running".into(), Some(2)));
+    assert_eq!((s.generations(), s.claims().len()), (vec![1], 1));
+}
+
+#[test]
+fn a_suspended_job_keeps_its_savepoint_and_finishes_its_deletion() {
+    let mut s = Sim::running(json!({}));
+    s.edit(json!({"state": "Suspended"}));
+    s.settle();
+    assert_eq!(s.stored.deployed.as_ref().unwrap().suspended.as_ref().unwrap().path, format!("/c/{}", s.stops()[0]));
+    s.delete();
+    s.settle();
+    assert!(!s.finalizer);
+}

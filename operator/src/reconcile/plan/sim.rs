@@ -1,0 +1,518 @@
+//! A job's surroundings for tests of the plan, at its seams: stored status, children, and jobmanagers that keep the rules of the log.
+//! The operator can be made to crash at any point of a pass: before and after the record is stored, and after each action.
+use super::*;
+
+use crate::crd::status::RolloutKind;
+use crate::reconcile::world::{DeploymentObs, GenerationObs, StatusObs};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use weir_api::rest::{
+    OperationInfo, OperationKind, OperationState, Preflight, PreflightVerdict, SnapshotInfo, TerminalInfo, WeirStatus,
+};
+use weir_api::status::JobState;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    Claim { generation: i64, restores: Option<u64> },
+    Completed,
+    Stop,
+    Terminal(TerminalStatus),
+}
+
+#[derive(Debug, Clone)]
+struct Manager {
+    phase: JobManagerPhase,
+    /// Index of its claim.
+    claim: Option<usize>,
+    parallelism: u32,
+    operation: Option<OperationInfo>,
+    stopping: bool,
+    cancelling: bool,
+    rescaling: Option<u32>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Kids {
+    pub service: bool,
+    pub task_managers: Option<u32>,
+    manager: Option<Manager>,
+    pub has_manager: bool,
+    waits: bool,
+    parallelism: u32,
+    slots: u32,
+    /// Passes until the deletion is through.
+    going: Option<u32>,
+}
+
+pub struct Sim {
+    pub spec: StreamJobSpec,
+    pub generation: i64,
+    pub deleting: bool,
+    pub finalizer: bool,
+    pub stored: StreamJobStatus,
+    pub kids: BTreeMap<i64, Kids>,
+    pub log: Vec<Entry>,
+    pub notes: Vec<String>,
+    pub now: Millis,
+    /// Generations whose image cannot be pulled.
+    pub broken: Vec<i64>,
+    /// Generations whose graph does not fit the state.
+    pub misfits: Vec<i64>,
+    pub savepoints_fail: u32,
+    /// The job ends by itself at this length of the log.
+    pub finishes_at: Option<usize>,
+    pub invalid: Option<String>,
+    refused: BTreeMap<String, String>,
+    crash_in: Option<usize>,
+    pub points: usize,
+    /// Attempts so far.
+    attempts: u64,
+}
+
+pub fn spec(over: Value) -> StreamJobSpec {
+    let mut base = json!({"image": "flights:1", "parallelism": 2, "checkpoint": {"storage": "file:///c"}});
+    crate::build::merge::merge(base.as_object_mut().unwrap(), over.as_object().unwrap());
+    serde_json::from_value(base).unwrap()
+}
+
+impl Sim {
+    pub fn new(over: Value) -> Self {
+        Self {
+            spec: spec(over),
+            generation: 1,
+            deleting: false,
+            finalizer: true,
+            stored: StreamJobStatus::default(),
+            kids: BTreeMap::new(),
+            log: Vec::new(),
+            notes: Vec::new(),
+            now: 1_000_000,
+            broken: Vec::new(),
+            misfits: Vec::new(),
+            savepoints_fail: 0,
+            finishes_at: None,
+            invalid: None,
+            refused: BTreeMap::new(),
+            crash_in: None,
+            points: 0,
+            attempts: 0,
+        }
+    }
+
+    /// A job that runs.
+    pub fn running(over: Value) -> Self {
+        let mut s = Self::new(over);
+        s.settle();
+        assert_eq!(s.stored.phase.as_str(), "Running", "{:#?}", s.stored);
+        s
+    }
+
+    pub fn edit(&mut self, over: Value) {
+        let mut v = serde_json::to_value(&self.spec).unwrap();
+        crate::build::merge::merge(v.as_object_mut().unwrap(), over.as_object().unwrap());
+        self.spec = serde_json::from_value(v).unwrap();
+        self.generation += 1;
+    }
+
+    pub fn delete(&mut self) {
+        self.deleting = true;
+        self.generation += 1;
+    }
+
+    /// The operator will crash at the `n`th point from now.
+    pub fn crash_in(&mut self, n: usize) {
+        self.crash_in = Some(n);
+    }
+
+    /// The process of a jobmanager dies and comes back.
+    pub fn kill_manager(&mut self, generation: i64) {
+        if let Some(k) = self.kids.get_mut(&generation) {
+            k.manager = None;
+        }
+    }
+
+    /// Passes and time until nothing changes any more.
+    pub fn settle(&mut self) {
+        let mut quiet = 0;
+        for _ in 0..600 {
+            quiet = if self.pass() { 0 } else { quiet + 1 };
+            self.tick();
+            if quiet > 12 && self.stored.rollout.as_ref().is_none_or(|r| r.retry_at.is_none()) || !self.finalizer {
+                return;
+            }
+        }
+    }
+
+    /// One look of the operator; true when it changed or did something.
+    pub fn pass(&mut self) -> bool {
+        let world = self.world();
+        let uid = "u".to_owned();
+        let job = Job {
+            namespace: "ns",
+            name: "job",
+            uid: &uid,
+            generation: self.generation,
+            deleting: self.deleting,
+            spec: &self.spec,
+            invalid: self.invalid.as_deref(),
+        };
+        let p = plan(&job, &self.stored, &world);
+        if self.crashes() {
+            return true;
+        }
+        let mut did = strip(&p.status) != strip(&self.stored);
+        if p.status != self.stored {
+            self.stored = p.status;
+            self.notes.extend(p.notes.into_iter().map(|n| n.reason));
+        }
+        if self.crashes() {
+            return true;
+        }
+        for a in p.actions {
+            did = true;
+            self.act(a);
+            if self.crashes() {
+                return true;
+            }
+        }
+        did
+    }
+
+    fn crashes(&mut self) -> bool {
+        self.points += 1;
+        match &mut self.crash_in {
+            Some(0) => {
+                self.crash_in = None;
+                // what only memory held is gone
+                self.refused.clear();
+                true
+            }
+            Some(n) => {
+                *n -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn latest(&self) -> Option<(usize, Entry)> {
+        self.log.iter().copied().enumerate().rev().find(|(_, e)| matches!(e, Entry::Completed | Entry::Stop))
+    }
+
+    fn snapshot(&self) -> Option<SnapshotInfo> {
+        self.latest().map(|(i, e)| SnapshotInfo {
+            id: i as u64,
+            path: format!("/c/{i}"),
+            log_index: Some(i as u64),
+            is_savepoint: e == Entry::Stop,
+            is_stop: e == Entry::Stop,
+            completed_at: 0,
+            size_bytes: 0,
+            duration_ms: 0,
+        })
+    }
+
+    fn last_claim(&self) -> Option<usize> {
+        self.log.iter().rposition(|e| matches!(e, Entry::Claim { .. }))
+    }
+
+    fn claim(&mut self, generation: i64, stateless: bool) -> usize {
+        let restores = if stateless { None } else { self.latest().map(|(i, _)| i as u64) };
+        self.log.push(Entry::Claim { generation, restores });
+        self.attempts += 1;
+        self.log.len() - 1
+    }
+
+    fn act(&mut self, a: Action) {
+        match a {
+            Action::CreateService { generation } => self.kids.entry(generation).or_default().service = true,
+            Action::CreateJobManager { generation } => {
+                let r = self.stored.rollout.as_ref().filter(|r| r.to == generation);
+                let launches = r.is_some_and(|r| r.kind == RolloutKind::Launch && r.strategy != Strategy::Stateless);
+                let parallelism = match (&self.stored.deployed, r) {
+                    (Some(d), _) if d.generation == generation => d.launch_parallelism,
+                    (_, Some(r)) => r.spec.parallelism,
+                    _ => panic!("generation {generation} is not in the record"),
+                };
+                let k = self.kids.entry(generation).or_default();
+                (k.has_manager, k.waits, k.parallelism) = (true, !launches, parallelism);
+            }
+            Action::CreateTaskManagers { generation, replicas }
+            | Action::ScaleTaskManagers { generation, replicas, .. } => {
+                self.kids.entry(generation).or_default().task_managers = Some(replicas);
+            }
+            Action::DeleteGeneration { generation } => {
+                if let Some(k) = self.kids.get_mut(&generation) {
+                    k.going.get_or_insert(2);
+                }
+            }
+            Action::ForceDeletePods => self.kids.clear(),
+            Action::RemoveFinalizer => self.finalizer = false,
+            Action::Stop { generation, trigger } => self.on_stop(generation, trigger),
+            Action::Start { generation, request } => self.on_start(generation, &request),
+            Action::SetParallelism { generation, request } => self.on_rescale(generation, &request),
+            Action::Cancel { generation } => {
+                if let Some(m) = self.manager(generation) {
+                    m.cancelling = true;
+                }
+            }
+        }
+    }
+
+    fn manager(&mut self, generation: i64) -> Option<&mut Manager> {
+        self.kids.get_mut(&generation)?.manager.as_mut()
+    }
+
+    fn on_stop(&mut self, generation: i64, trigger: String) {
+        let Some(m) = self.manager(generation) else { return };
+        if m.phase != JobManagerPhase::Active || m.operation.as_ref().is_some_and(|o| o.trigger_id == trigger) {
+            return;
+        }
+        m.stopping = true;
+        m.operation = Some(operation(trigger, OperationKind::Stop));
+    }
+
+    fn on_start(&mut self, generation: i64, request: &StartRequest) {
+        let latest = self.latest().map(|(i, _)| i as u64);
+        let Some(m) = self.manager(generation) else { return };
+        if m.phase != JobManagerPhase::Waiting {
+            return;
+        }
+        if request.expect_log_index.is_some() && request.expect_log_index != latest {
+            self.refused.insert(rollout::start_key(generation), "the log has moved".into());
+            return;
+        }
+        if let Some(p) = request.parallelism {
+            m.parallelism = p;
+        }
+        m.phase = JobManagerPhase::Active;
+        let claim = self.claim(generation, request.stateless);
+        if let Some(m) = self.manager(generation) {
+            m.claim = Some(claim);
+        }
+    }
+
+    fn on_rescale(&mut self, generation: i64, request: &RescaleRequest) {
+        let slots = self.kids[&generation].slots;
+        let Some(m) = self.manager(generation) else { return };
+        if m.operation.as_ref().is_some_and(|o| o.trigger_id == request.trigger_id) {
+            return;
+        }
+        if slots < request.parallelism {
+            self.refused.insert(request.trigger_id.clone(), "too few slots".into());
+            return;
+        }
+        m.rescaling = Some(request.parallelism);
+        m.operation = Some(operation(request.trigger_id.clone(), OperationKind::Rescale));
+    }
+
+    /// A second passes: pods come and go, jobmanagers work.
+    pub fn tick(&mut self) {
+        self.now += 1_000;
+        for g in self.kids.keys().copied().collect::<Vec<_>>() {
+            let k = self.kids.get_mut(&g).unwrap();
+            if let Some(n) = k.going {
+                if n == 0 {
+                    self.kids.remove(&g);
+                } else {
+                    k.going = Some(n - 1);
+                    k.manager = None;
+                }
+                continue;
+            }
+            k.slots = k.task_managers.unwrap_or(0);
+            if k.has_manager && !self.broken.contains(&g) {
+                self.work(g);
+            }
+        }
+    }
+
+    fn work(&mut self, g: i64) {
+        let (waits, parallelism, slots) = (self.kids[&g].waits, self.kids[&g].parallelism, self.kids[&g].slots);
+        let last = self.last_claim();
+        let owner = last.map(|i| self.log[i]);
+        let mine = matches!(owner, Some(Entry::Claim { generation, .. }) if generation == g);
+        let after: Vec<Entry> = last.map_or(Vec::new(), |i| self.log[i + 1..].to_vec());
+        let Some(m) = self.manager(g).cloned() else {
+            let mut m = Manager {
+                phase: JobManagerPhase::Waiting,
+                claim: None,
+                parallelism,
+                operation: None,
+                stopping: false,
+                cancelling: false,
+                rescaling: None,
+            };
+            if mine && (after.contains(&Entry::Stop) || after.iter().any(|e| matches!(e, Entry::Terminal(_)))) {
+                if !after.iter().any(|e| matches!(e, Entry::Terminal(_))) {
+                    self.log.push(Entry::Terminal(TerminalStatus::Stopped));
+                }
+                m.phase = JobManagerPhase::Ended;
+            } else if mine || !waits {
+                m.claim = Some(self.claim(g, false));
+                m.phase = JobManagerPhase::Active;
+            }
+            self.kids.get_mut(&g).unwrap().manager = Some(m);
+            return;
+        };
+        if m.phase != JobManagerPhase::Active {
+            return;
+        }
+        if m.claim != last {
+            self.manager(g).unwrap().phase = JobManagerPhase::Fenced;
+            return;
+        }
+        if m.cancelling {
+            return self.finish(g, TerminalStatus::Canceled);
+        }
+        if slots < m.parallelism {
+            return;
+        }
+        if self.finishes_at.is_some_and(|n| self.log.len() >= n) {
+            return self.finish(g, TerminalStatus::Finished);
+        }
+        if m.stopping {
+            let fails = self.savepoints_fail > 0;
+            self.savepoints_fail = self.savepoints_fail.saturating_sub(1);
+            let index = self.log.len() as u64;
+            let m = self.manager(g).unwrap();
+            m.stopping = false;
+            let o = m.operation.as_mut().unwrap();
+            if fails {
+                (o.state, o.message) = (OperationState::Failed, "disk full".into());
+                return;
+            }
+            (o.state, o.message, o.log_index) = (OperationState::Completed, format!("/c/{index}"), Some(index));
+            self.log.push(Entry::Stop);
+            return self.finish(g, TerminalStatus::Stopped);
+        }
+        if let Some(p) = m.rescaling {
+            self.log.push(Entry::Completed);
+            let claim = self.claim(g, false);
+            let m = self.manager(g).unwrap();
+            (m.rescaling, m.parallelism, m.claim) = (None, p, Some(claim));
+            m.operation.as_mut().unwrap().state = OperationState::Completed;
+            return;
+        }
+        self.log.push(Entry::Completed);
+    }
+
+    fn finish(&mut self, g: i64, status: TerminalStatus) {
+        self.log.push(Entry::Terminal(status));
+        self.manager(g).unwrap().phase = JobManagerPhase::Ended;
+    }
+
+    fn world(&self) -> World {
+        let generations = self.kids.iter().map(|(g, k)| {
+            let deployment = |replicas| DeploymentObs { replicas, failure: String::new() };
+            let seen = GenerationObs {
+                service: k.service,
+                job_manager: k.has_manager.then(|| deployment(1)),
+                task_manager: k.task_managers.map(deployment),
+                pods: Vec::new(),
+                status: Some(StatusObs {
+                    reachable: k.manager.is_some(),
+                    last: self.status(*g, k),
+                    since: self.now - 3_000,
+                }),
+            };
+            (*g, seen)
+        });
+        World {
+            generations: generations.collect(),
+            refused: self.refused.clone(),
+            apply_error: String::new(),
+            problems: Vec::new(),
+            now: self.now,
+        }
+    }
+
+    fn status(&self, g: i64, k: &Kids) -> Option<WeirStatus> {
+        let m = k.manager.as_ref()?;
+        let works = m.phase == JobManagerPhase::Active && k.slots >= m.parallelism;
+        let terminal = match self.log.last() {
+            Some(Entry::Terminal(s)) if m.phase == JobManagerPhase::Ended => Some(*s),
+            _ => None,
+        };
+        let verdict =
+            if self.misfits.contains(&g) { PreflightVerdict::Incompatible } else { PreflightVerdict::Compatible };
+        let restored = m.claim.and_then(|i| match self.log[i] {
+            Entry::Claim { restores: Some(r), .. } => Some(r),
+            _ => None,
+        });
+        Some(WeirStatus {
+            version: 1,
+            instance: "i".into(),
+            deployment: None,
+            job_id: String::new(),
+            phase: m.phase,
+            job_state: if works { JobState::Running } else { JobState::Created },
+            reason: String::new(),
+            attempt: self.attempts,
+            restarts: 0,
+            parallelism: m.parallelism,
+            max_parallelism: 128,
+            taskmanagers: k.slots,
+            slots_total: k.slots,
+            all_tasks_running: works,
+            log_head: None,
+            last_checkpoint: self.snapshot(),
+            last_savepoint: self.snapshot().filter(|s| s.is_savepoint),
+            restored_from: restored.map(|i| SnapshotInfo {
+                id: i,
+                path: format!("/c/{i}"),
+                log_index: Some(i),
+                is_savepoint: false,
+                is_stop: false,
+                completed_at: 0,
+                size_bytes: 0,
+                duration_ms: 0,
+            }),
+            failed_checkpoints: 0,
+            checkpoint_failure: String::new(),
+            preflight: Preflight { verdict, message: "state legs: u64 became text".into(), restores: self.snapshot() },
+            terminal: terminal.map(|status| TerminalInfo {
+                status,
+                log_index: None,
+                kept: vec!["/c/kept".into()],
+                reason: String::new(),
+                at: 0,
+            }),
+            operation: m.operation.clone(),
+        })
+    }
+
+    pub fn claims(&self) -> Vec<(i64, Option<u64>)> {
+        self.log
+            .iter()
+            .filter_map(|e| match e {
+                Entry::Claim { generation, restores } => Some((*generation, *restores)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub fn stops(&self) -> Vec<usize> {
+        self.log.iter().enumerate().filter(|(_, e)| **e == Entry::Stop).map(|(i, _)| i).collect()
+    }
+
+    pub fn generations(&self) -> Vec<i64> {
+        self.kids.keys().copied().collect()
+    }
+
+    pub fn condition(&self, type_: &str) -> (String, String, Option<i64>) {
+        let c = self.stored.conditions.iter().find(|c| c.type_ == type_).unwrap();
+        (c.status.clone(), c.reason.clone(), c.observed_generation)
+    }
+}
+
+fn operation(trigger_id: String, kind: OperationKind) -> OperationInfo {
+    OperationInfo { trigger_id, kind, state: OperationState::InProgress, message: String::new(), log_index: None }
+}
+
+/// A status without what every checkpoint changes.
+fn strip(s: &StreamJobStatus) -> StreamJobStatus {
+    let mut s = s.clone();
+    s.last_checkpoint = None;
+    s
+}
