@@ -102,7 +102,7 @@ pub enum WriteStep {
     Again(StoreOp),
     /// The entry is in the log and nobody has claimed the log since: act on it.
     Appended(u64),
-    /// A claim that came too late: read the log anew.
+    /// A claim that came too late and was not written: read the log anew.
     Raced,
     /// Nothing was written, the store refused; the log is as before.
     Refused,
@@ -129,10 +129,7 @@ enum Phase {
         claim: bool,
     },
     /// Ours is there: is there anything above?
-    Checking {
-        entry: Box<LogEntry>,
-        claim: bool,
-    },
+    Checking,
     Listing {
         floor: u64,
     },
@@ -198,7 +195,7 @@ impl Writer {
     pub fn on(&mut self, reply: StoreReply) -> WriteStep {
         let index = self.next();
         match (std::mem::replace(&mut self.phase, Phase::Idle), reply) {
-            (Phase::Putting { entry, claim, .. }, StoreReply::Created) => self.check(entry, claim),
+            (Phase::Putting { .. }, StoreReply::Created) => self.check(),
             (Phase::Putting { entry, claim, .. }, StoreReply::Exists) => {
                 self.phase = Phase::Reading { entry, claim };
                 WriteStep::Do(StoreOp::Get(index))
@@ -212,7 +209,7 @@ impl Writer {
             }
             (Phase::Reading { entry, claim }, StoreReply::Got(found)) => match found {
                 // the reply to an earlier put was lost
-                Some(f) if f == entry => self.check(entry, claim),
+                Some(f) if f == entry => self.check(),
                 Some(_) if claim => WriteStep::Raced,
                 Some(f) if f.attempt > entry.attempt => self.fenced(),
                 Some(f) => WriteStep::Fault(stranger(index, &f, entry.attempt)),
@@ -220,15 +217,13 @@ impl Writer {
                 // it was there and was cleaned up: somebody is far ahead
                 None => self.fenced(),
             },
-            (Phase::Checking { claim, .. }, StoreReply::Listed(indices)) => {
-                match (indices.iter().any(|&i| i > index), claim) {
-                    (false, _) => {
-                        self.head = Some(index);
-                        WriteStep::Appended(index)
-                    }
-                    (true, true) => WriteStep::Raced,
-                    (true, false) => self.fenced(),
+            // also for a claim: whoever came after it holds the log, and two that claim in turn would never end
+            (Phase::Checking, StoreReply::Listed(indices)) => {
+                if indices.iter().any(|&i| i > index) {
+                    return self.fenced();
                 }
+                self.head = Some(index);
+                WriteStep::Appended(index)
             }
             (Phase::Listing { floor }, StoreReply::Listed(mut indices)) => {
                 if indices.iter().any(|&i| Some(i) > self.head) {
@@ -244,8 +239,8 @@ impl Writer {
             (p, r) => WriteStep::Fault(Error::internal(format!("a writer of the log got {r:?} in {p:?}"))),
         }
     }
-    fn check(&mut self, entry: Box<LogEntry>, claim: bool) -> WriteStep {
-        self.phase = Phase::Checking { entry, claim };
+    fn check(&mut self) -> WriteStep {
+        self.phase = Phase::Checking;
         WriteStep::Do(StoreOp::List)
     }
     fn fenced(&mut self) -> WriteStep {
@@ -277,23 +272,19 @@ fn stranger(index: u64, found: &LogEntry, me: Attempt) -> Error {
 /// After so many entries the holder repeats its claim, so that the entries below it can be cleaned up.
 pub const RENEW_AFTER: u64 = 16;
 
-/// The claim to append again, if the last one is [`RENEW_AFTER`] entries behind the head.
-pub fn renewal(view: &LogView) -> Option<super::entry::Claim> {
+/// The claim to append again, if the last one is `after` entries behind the head ([`RENEW_AFTER`]).
+pub fn renewal(view: &LogView, after: u64) -> Option<super::entry::Claim> {
     let (at, _, claim) = view.last_claim()?;
-    let (head, _) = view.entries().last()?;
-    let due = head - at >= RENEW_AFTER && view.terminal().is_none() && view.unfinished_stop().is_none();
-    due.then(|| super::entry::Claim {
-        restores: view.resumable(),
-        next_checkpoint: view.next_checkpoint(),
-        ..claim.clone()
-    })
+    let ending = view.terminal().is_some() || view.unfinished_stop().is_some();
+    let due = view.head()? - at >= after && !ending;
+    let (restores, next_checkpoint) = (view.resumable(), view.next_checkpoint());
+    due.then(|| super::entry::Claim { restores, next_checkpoint, ..claim.clone() })
 }
 
-/// Lowest index that must stay: the last claim, what it restores, all that is retained, the last committed one.
+/// Lowest index that must stay: the last claim, all that is retained, what a restart would restore, the last committed one.
 pub fn floor(view: &LogView) -> u64 {
-    let Some((at, _, claim)) = view.last_claim() else { return 0 };
+    let Some((at, _, _)) = view.last_claim() else { return 0 };
     let needed = [
-        claim.restores.as_ref().and_then(|r| r.index).filter(|i| view.get(*i).is_some()),
         view.checkpoints().first().and_then(|c| c.index),
         view.resumable().and_then(|r| r.index),
         view.latest().and_then(|r| r.index),

@@ -163,7 +163,7 @@ impl LogWriter {
         let holder = self.holder.clone();
         let task = async move {
             let mut h = holder.lock().await;
-            if let Some(claim) = machine::renewal(&h.view) {
+            if let Some(claim) = machine::renewal(&h.view, machine::RENEW_AFTER) {
                 h.append(Body::Claim(claim), at).await?;
             }
             let floor = machine::floor(&h.view);

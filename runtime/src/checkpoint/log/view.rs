@@ -47,6 +47,11 @@ impl LogView {
         Ok(view)
     }
 
+    /// Without the check, for models of broken logs.
+    #[cfg(test)]
+    pub(super) fn unchecked(entries: Vec<(u64, LogEntry)>) -> Self {
+        Self { entries }
+    }
     pub fn entries(&self) -> &[(u64, LogEntry)] {
         &self.entries
     }
@@ -127,9 +132,13 @@ impl LogView {
         self.still_exists(&from).then_some(from)
     }
     /// What `latest` means: as [`Self::resumable`], but after an attempt that started new by request and completed nothing
-    /// (so that it committed nothing either) the last completed one before it.
+    /// (so that it committed nothing either) the last completed one before it. Never anything behind which side effects
+    /// were committed.
     pub fn latest(&self) -> Option<SnapshotRef> {
-        self.resumable().or_else(|| self.snapshots().into_iter().rfind(|s| s.kind.commits()))
+        self.resumable().or_else(|| {
+            let last = self.last_committed()?;
+            self.snapshots().into_iter().find(|s| s.index == last.index)
+        })
     }
     /// The last attempt was stopped with a savepoint, and its end is not yet recorded.
     pub fn unfinished_stop(&self) -> Option<SnapshotRef> {
