@@ -9,6 +9,8 @@ use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use weir_api::ids::CheckpointId;
 
 /// Bytes collected before they are written to the file.
@@ -115,6 +117,25 @@ struct Target {
     buffer: Vec<u8>,
     /// Those in the file; the buffer's come on top.
     written: u64,
+    /// Those that the disk was asked for before the barrier.
+    ahead: u64,
+}
+
+/// Bytes written between two requests to put them on the disk: at the barrier only the rest has to be waited for.
+const AHEAD: u64 = 8 << 20;
+
+/// Asks the disk for what was written to a file, on a thread of its own. Nothing depends on it: the commit makes sure, with a
+/// file handle of its own, which sees every error.
+fn sync_ahead(path: PathBuf) {
+    static SYNCER: OnceLock<Option<SyncSender<PathBuf>>> = OnceLock::new();
+    let start = || {
+        let (send, receive) = sync_channel::<PathBuf>(64);
+        let run = move || receive.iter().for_each(|path| drop(File::open(path).and_then(|f| f.sync_data())));
+        std::thread::Builder::new().name("weir-file-sync".into()).spawn(run).ok().map(|_| send)
+    };
+    if let Some(syncer) = SYNCER.get_or_init(start) {
+        let _ = syncer.try_send(path); // when it lags behind, the barrier waits longer
+    }
 }
 
 impl Target {
@@ -122,6 +143,10 @@ impl Target {
         self.file.write_all(&self.buffer)?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
+        if self.written - self.ahead >= AHEAD {
+            self.ahead = self.written;
+            sync_ahead(self.path.clone());
+        }
         Ok(())
     }
     fn bytes(&self) -> u64 {
@@ -204,7 +229,7 @@ impl FileWriter {
         let name = self.names.open(self.next);
         let file = self.folder.create(&name)?;
         let buffer = Vec::with_capacity(BUFFER + (16 << 10));
-        let target = Target { n: self.next, path: self.folder.path().join(&name), file, buffer, written: 0 };
+        let target = Target { n: self.next, path: self.folder.path().join(&name), file, buffer, written: 0, ahead: 0 };
         self.next += 1;
         Ok(match self.format {
             Format::JsonLines => Open::JsonLines(target),
