@@ -20,7 +20,7 @@
 //!         .key_by(|(word, _)| word)
 //!         .reduce("count", |total, one| total.1 += one.1)
 //!         .map(|(word, count)| format_str!("{word} {count}"))
-//!         .sink("out", Print::new());
+//!         .sink("out", Print::text());
 //!     Ok(())
 //! }
 //!

@@ -15,7 +15,7 @@ fn word_count(job: &mut Job, args: &Arguments) -> weir::Result<()> {
         .key_by(|(word, _)| word)
         .reduce("count", |total, one| total.1 += one.1)
         .map(|(word, count)| format_str!("{word} {count}"))
-        .sink("out", Print::new());
+        .sink("out", Print::text());
     Ok(())
 }
 
