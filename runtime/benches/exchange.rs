@@ -1,4 +1,4 @@
-//! Records per second through a channel: within a process, and over loopback TCP. `cargo bench --bench exchange [million records]`
+//! Records per second through a channel: within a process, and over loopback TCP. `cargo bench --bench exchange -- [million records] [which]`
 //!
 //! Records are `{title: Str, money: i64}` with 1,000 titles and a hash column. "per core" divides by the CPU time that the
 //! process used, network tasks and kernel included; "codec" is a loop that encodes and decodes without a channel.
@@ -142,12 +142,17 @@ fn tcp(batches: u64, together: bool) -> (u64, i64) {
 }
 
 fn main() {
-    let millions: u64 = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(100);
-    let batches = millions * 1_000_000 / BATCH_RECORDS as u64;
-    report("generate only", || generate(batches));
-    report("codec, no channel", || codec(batches));
-    report("local, one thread", || local(batches, 1));
-    report("local, two threads", || local(batches, 2));
-    report("tcp, one thread", || tcp(batches, true));
-    report("tcp, a thread for each side", || tcp(batches, false));
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let millions: u64 = args.iter().find_map(|a| a.parse().ok()).unwrap_or(100);
+    let which = args.iter().find(|a| a.parse::<u64>().is_err()).map_or("", String::as_str);
+    let n = millions * 1_000_000 / BATCH_RECORDS as u64;
+    let runs: [(&str, fn(u64) -> (u64, i64)); 6] = [
+        ("generate only", generate),
+        ("codec, no channel", codec),
+        ("local, one thread", |n| local(n, 1)),
+        ("local, two threads", |n| local(n, 2)),
+        ("tcp, one thread", |n| tcp(n, true)),
+        ("tcp, a thread for each side", |n| tcp(n, false)),
+    ];
+    runs.iter().filter(|(name, _)| name.contains(which)).for_each(|(name, run)| report(name, || run(n)));
 }
