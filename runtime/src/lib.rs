@@ -75,6 +75,7 @@ pub mod jobmanager;
 pub mod observe;
 pub mod prelude;
 pub mod state;
+pub mod taskmanager;
 
 pub use cli::main;
 pub use error::{Error, Result};

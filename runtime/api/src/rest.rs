@@ -2,6 +2,8 @@
 //!
 //! The first part has Flink's v1 field names; the second, [`WeirStatus`] and the requests beside it, is ours and what the
 //! operator uses: one body that holds all it needs to know, with a long poll.
+pub mod details;
+
 use crate::config::RestoreConfig;
 use crate::ids::Deployment;
 use crate::status::{JobState, TerminalStatus};

@@ -1,4 +1,5 @@
 //! The command line of a job's program: `jobmanager | taskmanager | local | plan`, each with the job's own arguments.
+mod local;
 pub mod options;
 pub mod plan;
 mod run;

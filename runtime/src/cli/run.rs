@@ -1,18 +1,151 @@
 //! Runs the processes: runtimes, signals, exit codes.
-use crate::error::{Error, Result};
+use super::local;
+use crate::error::{Error, ErrorCode, Result};
+use crate::exchange::{Exchange, Identity};
 use crate::graph::LogicalGraph;
+use crate::jobmanager::{JobManager, rest};
+use crate::observe::telemetry;
+use crate::taskmanager::{self, Health, TaskManager};
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use weir_api::config::{JobConfig, JobManagerConfig, TaskManagerConfig};
 
+/// How long a jobmanager that nobody supervises serves the job's final status.
+const LINGER: Duration = Duration::from_millis(1000);
+
 /// A whole cluster in this process.
-pub fn local(_config: JobConfig, _graph: LogicalGraph) -> Result<ExitCode> {
-    Err(Error::internal("not built yet"))
+pub fn local(config: JobConfig, graph: LogicalGraph) -> Result<ExitCode> {
+    telemetry::init("warn");
+    let graph = Arc::new(graph);
+    let data = data_runtime(crate::graph::JobGraph::new(&graph, config.parallelism, config.max_parallelism).slots())?;
+    let code = control_runtime()?.block_on(local::run(config, graph, data.handle().clone()));
+    data.shutdown_background();
+    code
 }
 
-pub fn jobmanager(_config: JobManagerConfig, _graph: LogicalGraph) -> Result<ExitCode> {
-    Err(Error::internal("not built yet"))
+/// The jobmanager's process.
+pub fn jobmanager(config: JobManagerConfig, graph: LogicalGraph) -> Result<ExitCode> {
+    telemetry::init("info");
+    let runtime = control_runtime()?;
+    let (exit, _) = runtime.block_on(async {
+        let rpc = bind(&config.rpc_address, "taskmanagers").await?;
+        let http = bind(&config.rest_address, "REST").await?;
+        tracing::info!(job = %config.job.job, rest = %config.rest_address, rpc = %config.rpc_address, "jobmanager starts");
+        let jm = JobManager::new(config.job, Arc::new(graph), rpc, LINGER)?;
+        let handle = jm.handle();
+        tokio::spawn(serve_http(http, rest::router(handle.clone())));
+        let mut terminated = signal(SignalKind::terminate()).map_err(no_signals)?;
+        let mut interrupted = signal(SignalKind::interrupt()).map_err(no_signals)?;
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminated.recv() => {}
+                _ = interrupted.recv() => {}
+            }
+            handle.leave();
+        });
+        Ok::<_, Error>(jm.run().await)
+    })?;
+    // appends that are under way are not waited for: the next jobmanager sees what became of them
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    tracing::info!(?exit, "jobmanager ends");
+    Ok(ExitCode::from(exit.code()))
 }
 
-pub fn taskmanager(_config: TaskManagerConfig, _graph: LogicalGraph) -> Result<ExitCode> {
-    Err(Error::internal("not built yet"))
+/// A taskmanager's process.
+pub fn taskmanager(config: TaskManagerConfig, graph: LogicalGraph) -> Result<ExitCode> {
+    telemetry::init("info");
+    let config = taskmanager::complete_config(config, |name| std::env::var(name).ok());
+    let data = data_runtime(config.slots)?;
+    let control = control_runtime()?;
+    let graph = Arc::new(graph);
+    control.block_on(async {
+        let health = Health::default();
+        if let Some(address) = &config.http_address {
+            let http = bind(address, "health and metrics").await?;
+            tokio::spawn(serve_http(http, taskmanager::router(health.clone())));
+        }
+        let exchange = exchange(&config, &graph, data.handle()).await?;
+        let data_address = taskmanager::advertised(&config, exchange.address());
+        tracing::info!(id = %config.id, slots = config.slots, %data_address, jobmanager = %config.jobmanager, "taskmanager starts");
+        let (leave, shutdown) = watch::channel(false);
+        let mut terminated = signal(SignalKind::terminate()).map_err(no_signals)?;
+        let mut interrupted = signal(SignalKind::interrupt()).map_err(no_signals)?;
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminated.recv() => {}
+                _ = interrupted.recv() => {}
+            }
+            let _ = leave.send(true);
+            // keeps the channel open: its end is no signal
+            std::future::pending::<()>().await;
+        });
+        let tm = TaskManager { config, graph, data: data.handle().clone(), exchange: Some(Arc::new(exchange)), health };
+        taskmanager::run(tm, data_address, shutdown).await;
+        Ok::<_, Error>(())
+    })?;
+    control.shutdown_timeout(Duration::from_millis(100));
+    data.shutdown_timeout(Duration::from_millis(100));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The data plane's server of a taskmanager. Its network tasks run with the tasks.
+pub(super) async fn exchange(
+    config: &TaskManagerConfig,
+    graph: &LogicalGraph,
+    data: &tokio::runtime::Handle,
+) -> Result<Exchange> {
+    let listen: SocketAddr = match tokio::net::lookup_host(&config.data_address).await.map(|mut a| a.next()) {
+        Ok(Some(a)) => a,
+        Ok(None) => return Err(bad_address(&config.data_address, "it has no address")),
+        Err(e) => return Err(bad_address(&config.data_address, e)),
+    };
+    let me = Identity { job: graph.fingerprint(), taskmanager: config.id.clone() };
+    data.spawn(Exchange::bind(listen, me)).await.map_err(Error::internal)?
+}
+
+/// Serves until the process ends.
+pub(super) async fn serve_http(listener: TcpListener, router: axum::Router) {
+    if let Err(e) = axum::serve(listener, router).await {
+        tracing::error!(error = %e, "the HTTP server ended");
+    }
+}
+
+pub(super) async fn bind(address: &str, what: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|e| {
+        let m = format!("cannot listen for {what} on {address}: {e}; choose another address, or port 0 for a free one");
+        Error::user(ErrorCode::Config, m)
+    })
+}
+
+fn bad_address(address: &str, why: impl std::fmt::Display) -> Error {
+    Error::user(ErrorCode::Config, format!("{address:?} is not an address to listen on: {why}; write HOST:PORT"))
+}
+
+pub(super) fn no_signals(e: std::io::Error) -> Error {
+    Error::internal(format!("cannot take signals: {e}"))
+}
+
+fn no_runtime(e: std::io::Error) -> Error {
+    Error::external(ErrorCode::Io, format!("cannot start threads: {e}"))
+}
+
+/// One thread: the control plane never waits for user code, and costs little.
+fn control_runtime() -> Result<Runtime> {
+    Builder::new_current_thread().enable_all().thread_keep_alive(Duration::from_secs(1)).build().map_err(no_runtime)
+}
+
+/// A thread per slot.
+fn data_runtime(slots: u32) -> Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(slots.clamp(1, 1024) as usize)
+        .thread_name("weir-task")
+        .enable_all()
+        .build()
+        .map_err(no_runtime)
 }

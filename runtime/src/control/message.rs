@@ -1,6 +1,7 @@
 //! What jobmanager and taskmanagers tell each other. Every message that concerns tasks carries the attempt.
 use crate::dataflow::deploy::Deployment;
 use crate::dataflow::task::{TaskCommand, TaskEvent, TaskId};
+use crate::error::Error;
 use crate::observe::TaskMetrics;
 use serde::{Deserialize, Serialize};
 use weir_api::config::HeartbeatConfig;
@@ -16,6 +17,11 @@ pub enum ToJobManager {
         event: TaskEvent,
     },
     Heartbeat(Heartbeat),
+    /// The attempt could not be started here; nothing of it runs.
+    DeployFailed {
+        attempt: Attempt,
+        error: Error,
+    },
     /// No task of this attempt, nor of an earlier one, runs here any more.
     Gone {
         attempt: Attempt,
@@ -58,6 +64,8 @@ pub enum ToTaskManager {
         command: TaskCommand,
     },
     Heartbeat,
+    /// The job has ended for good and nobody will come for these slots: a taskmanager that was started by hand ends too.
+    JobEnded,
 }
 
 /// What a taskmanager has to know once it is registered.
@@ -107,6 +115,23 @@ impl From<&TaskMetrics> for TaskCounters {
             busy_micros: m.busy_micros(),
             idle_micros: m.idle_micros(),
             backpressured_micros: m.backpressured_micros(),
+        }
+    }
+}
+
+impl std::ops::Add for TaskCounters {
+    type Output = Self;
+    fn add(self, o: Self) -> Self {
+        Self {
+            records_in: self.records_in + o.records_in,
+            records_out: self.records_out + o.records_out,
+            bytes_in: self.bytes_in + o.bytes_in,
+            bytes_out: self.bytes_out + o.bytes_out,
+            bad_records: self.bad_records + o.bad_records,
+            dropped_records: self.dropped_records + o.dropped_records,
+            busy_micros: self.busy_micros + o.busy_micros,
+            idle_micros: self.idle_micros + o.idle_micros,
+            backpressured_micros: self.backpressured_micros + o.backpressured_micros,
         }
     }
 }

@@ -106,32 +106,6 @@ impl Key for char {
     }
 }
 
-/// Whether no byte has its top bit set; in words, as record fields are short.
-#[inline]
-fn is_ascii(bytes: &[u8]) -> bool {
-    const TOP: u64 = 0x8080_8080_8080_8080;
-    let all = match (bytes.last_chunk::<8>(), bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
-        (Some(last), ..) => {
-            let words = bytes.as_chunks::<8>().0;
-            words.iter().fold(u64::from_le_bytes(*last), |all, w| all | u64::from_le_bytes(*w))
-        }
-        (None, Some(first), Some(last)) => u64::from(u32::from_le_bytes(*first) | u32::from_le_bytes(*last)),
-        _ => bytes.iter().fold(0, |all, &b| all | u64::from(b)),
-    };
-    all & TOP == 0
-}
-
-/// The bytes as text. The standard check costs as much as all the rest of a short record.
-#[inline]
-fn utf8(bytes: &[u8]) -> Result<&str, DecodeError> {
-    if is_ascii(bytes) {
-        // SAFETY: ASCII is UTF-8
-        #[allow(unsafe_code)]
-        return Ok(unsafe { std::str::from_utf8_unchecked(bytes) });
-    }
-    std::str::from_utf8(bytes).map_err(|_| DecodeError::Invalid("a string is not UTF-8"))
-}
-
 macro_rules! strings {
     ($($t:ident),*) => {$(
         impl Data for $t {
@@ -143,7 +117,8 @@ macro_rules! strings {
             #[inline]
             fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
                 let n = take_len(input)?;
-                Ok($t::from(utf8(take(input, n)?)?))
+                let text = std::str::from_utf8(take(input, n)?).map_err(|_| DecodeError::Invalid("a string is not UTF-8"))?;
+                Ok($t::from(text))
             }
             fn type_of() -> Type {
                 Type::String

@@ -22,7 +22,8 @@ pub struct Lifecycle {
 pub const fn is_legal(from: JobState, to: JobState) -> bool {
     use JobState::*;
     match from {
-        Created => matches!(to, Running | Restarting | Cancelling | Failing | Suspended),
+        // Finished: what is left of a stop whose jobmanager was lost is only to be recorded
+        Created => matches!(to, Running | Restarting | Cancelling | Failing | Finished | Suspended),
         Running => matches!(to, Restarting | Cancelling | Failing | Finished | Suspended),
         // Finished: a stop whose savepoint was complete before the failure
         Restarting => matches!(to, Running | Cancelling | Failing | Finished | Suspended),
@@ -36,6 +37,11 @@ impl Lifecycle {
     pub fn new(now: Millis) -> Self {
         let state = JobState::Created;
         Self { state, entered: BTreeMap::from([(state.as_str(), now)]) }
+    }
+
+    /// A job that had come to its end before this process started.
+    pub fn already(state: JobState, at: Millis) -> Self {
+        Self { state, entered: BTreeMap::from([(state.as_str(), at)]) }
     }
 
     pub fn state(&self) -> JobState {

@@ -1,0 +1,193 @@
+//! The connection to the jobmanager: greeting, orders in, events and signs of life out; reconnects for ever.
+use super::attempts::{Attempts, Order, Running};
+use super::{Health, TaskManager};
+use crate::checkpoint::storage::Storage;
+use crate::control::{Connection, ControlError, Hello, Sender, ToJobManager, ToTaskManager, Welcome};
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Pause before the second try to connect; grows up to [`MAX_BACKOFF`].
+const BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// How long a connection attempt and the greeting may take.
+const GREETING: Duration = Duration::from_secs(5);
+/// How long ending tasks may take when the process was told to end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Becomes true when the process is to end.
+pub type Shutdown = watch::Receiver<bool>;
+
+/// Serves until the shutdown signal. `data_address` is what other taskmanagers reach this one by.
+pub async fn run(tm: TaskManager, data_address: String, mut shutdown: Shutdown) {
+    let (out, mut outgoing) = mpsc::unbounded_channel();
+    let (orders, order_queue) = mpsc::unbounded_channel();
+    let running = Running::default();
+    let attempts = Attempts {
+        graph: tm.graph.clone(),
+        exchange: tm.exchange.clone(),
+        data: tm.data.clone(),
+        control: tokio::runtime::Handle::current(),
+        out,
+        running: running.clone(),
+    };
+    tokio::spawn(attempts.run(order_queue));
+    let hello = Hello {
+        id: tm.config.id.clone(),
+        slots: tm.config.slots,
+        data_address,
+        fingerprint: tm.graph.fingerprint(),
+        pid: std::process::id(),
+    };
+    let mut session = Session { hello, orders, running, health: tm.health.clone() };
+    let mut backoff = BACKOFF;
+    let mut last_reason = String::new();
+    while !*shutdown.borrow() {
+        // what was said about attempts of an earlier connection concerns nobody any more
+        while outgoing.try_recv().is_ok() {}
+        let started = Instant::now();
+        let end = session.serve(&tm.config.jobmanager, &mut outgoing, &mut shutdown).await;
+        let was_registered = tm.health.get().registered;
+        session.stop_tasks(&shutdown).await;
+        let Err(error) = end else { break };
+        let reason = error.to_string();
+        tm.health.set(|h| (h.registered, h.reason) = (false, reason.clone()));
+        if was_registered || reason != last_reason {
+            tracing::warn!(jobmanager = %tm.config.jobmanager, error = %reason, "not connected to the jobmanager; trying again");
+        }
+        last_reason = reason;
+        backoff = if was_registered || started.elapsed() > MAX_BACKOFF * 4 {
+            BACKOFF
+        } else {
+            (backoff * 2).min(MAX_BACKOFF)
+        };
+        tokio::select! {
+            _ = tokio::time::sleep(backoff) => {}
+            _ = shutdown.wait_for(|s| *s) => {}
+        }
+    }
+}
+
+struct Session {
+    hello: Hello,
+    orders: mpsc::UnboundedSender<Order>,
+    running: Running,
+    health: Health,
+}
+
+impl Session {
+    /// One connection, from the first byte to its end; `Ok` when this process is to end.
+    async fn serve(
+        &mut self,
+        jobmanager: &str,
+        outgoing: &mut mpsc::UnboundedReceiver<ToJobManager>,
+        shutdown: &mut Shutdown,
+    ) -> Result<(), ControlError> {
+        let greeting = tokio::time::timeout(GREETING, self.greet(jobmanager));
+        let (mut connection, to_jm, welcome) = tokio::select! {
+            g = greeting => g.unwrap_or(Err(ControlError::Silent(GREETING)))?,
+            _ = shutdown.wait_for(|s| *s) => return Ok(()),
+        };
+        let open = |url: &String| Storage::open(url, &welcome.job);
+        let storage = welcome.storage.as_ref().map(open).transpose();
+        let storage =
+            storage.map_err(|e| ControlError::Refused(format!("the checkpoint storage cannot be used here: {e}")))?;
+        tracing::info!(%jobmanager, job = %welcome.job, attempt = %welcome.attempt, slots = self.hello.slots, "registered");
+        self.health.set(|h| (h.registered, h.reason, h.connections) = (true, String::new(), h.connections + 1));
+
+        // reads are not cancel-safe, so they have a task of their own
+        let (incoming, mut inbox) = mpsc::unbounded_channel();
+        let reader = tokio::spawn(async move {
+            loop {
+                let m = connection.recv().await;
+                let end = m.is_err();
+                if incoming.send(m).is_err() || end {
+                    break;
+                }
+            }
+        });
+        let _end_reader = AbortOnDrop(reader);
+        let timeout = welcome.heartbeat.timeout.get();
+        let mut beat = tokio::time::interval(welcome.heartbeat.interval.get().max(Duration::from_millis(1)));
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut last_heard = Instant::now();
+        loop {
+            tokio::select! {
+                m = inbox.recv() => {
+                    last_heard = Instant::now();
+                    match m.unwrap_or(Err(ControlError::Closed))? {
+                        ToTaskManager::JobEnded => return Ok(()),
+                        m => self.take(m, &storage),
+                    }
+                }
+                Some(m) = outgoing.recv() => {
+                    to_jm.send(m);
+                }
+                _ = beat.tick() => {
+                    if last_heard.elapsed() > timeout {
+                        return Err(ControlError::Silent(timeout));
+                    }
+                    let heartbeat = self.running.heartbeat();
+                    self.health.set(|h| h.heartbeat = heartbeat.clone());
+                    to_jm.send(ToJobManager::Heartbeat(heartbeat));
+                }
+                _ = shutdown.wait_for(|s| *s) => {
+                    to_jm.send(ToJobManager::Leaving);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn greet(
+        &self,
+        jobmanager: &str,
+    ) -> Result<(Connection<TcpStream, ToTaskManager>, Sender<ToJobManager>, Welcome), ControlError> {
+        // resolves the name anew each time: a jobmanager that was rescheduled has another address
+        let stream = TcpStream::connect(jobmanager).await?;
+        stream.set_nodelay(true)?;
+        let (mut connection, to_jm) = Connection::open(stream).await?;
+        to_jm.send(ToJobManager::Hello(self.hello.clone()));
+        match connection.recv().await? {
+            ToTaskManager::Welcome(w) => Ok((connection, to_jm, w)),
+            ToTaskManager::Refused { reason } => Err(ControlError::Refused(reason)),
+            other => Err(ControlError::Malformed(format!("expected a welcome, got {other:?}"))),
+        }
+    }
+
+    fn take(&self, message: ToTaskManager, storage: &Option<Storage>) {
+        let order = match message {
+            ToTaskManager::Deploy { me, deployment } => Order::Deploy { me, deployment, storage: storage.clone() },
+            ToTaskManager::Cancel { attempt } => Order::Cancel { attempt },
+            ToTaskManager::Command { attempt, command } => Order::Command { attempt, command },
+            ToTaskManager::Heartbeat
+            | ToTaskManager::Welcome(_)
+            | ToTaskManager::Refused { .. }
+            | ToTaskManager::JobEnded => return,
+        };
+        let _ = self.orders.send(order);
+    }
+
+    /// The jobmanager counts this taskmanager as lost as soon as the connection ends: nothing may run on behalf of that
+    /// attempt, and no other is taken before the tasks are gone.
+    async fn stop_tasks(&self, shutdown: &Shutdown) {
+        let (done, mut stopped) = oneshot::channel();
+        if self.orders.send(Order::Stop { done }).is_err() {
+            return;
+        }
+        while tokio::time::timeout(FAREWELL, &mut stopped).await.is_err() {
+            tracing::warn!("tasks do not end: user code does not return");
+            if *shutdown.borrow() {
+                return;
+            }
+        }
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
