@@ -8,14 +8,17 @@
 //! first write to a shared segment copies that segment only, or takes it back as it is if the snapshot has let go of it.
 //! The record path pays one comparison for both "shared" and "full": a shared segment has a limit of zero entries.
 //!
-//! An entry does not hold its hash: at 1M string keys a table with the hash in it was slower (more cache lines) than one
-//! that computes it again when a segment grows or splits; see `benches/state.rs`.
+//! An entry does not hold its hash: with it, a table of string keys was no faster at any size and a quarter larger
+//! (`benches/state.rs`); the hash is computed again when a segment grows or splits.
 //!
 //! Seams that are not filled yet:
 //! - *incremental snapshots*: an epoch of the last write belongs into `Segment` (set in `make_writable`, which the first
 //!   write after a barrier passes anyway) and, if needed, into the entry; `freeze` would then hand out what is newer.
 //! - *prefetch by batch*: `upsert` is three dependent loads (directory, control bytes, entry). A batch form would do the
 //!   first two for all hashes of a batch before the third.
+//! - *short stalls of large state under uniform writes*: after a barrier a batch of 1,024 random keys may copy 1,024
+//!   segments. To bound that, `freeze` would hand segments to the writer a few at a time, and the first write to an entry
+//!   of a segment still in line would save that entry alone; `FrozenTable::for_each` already consumes part by part.
 //! - *merging* of sparse neighbours after mass removal: removal shrinks a segment's table, the directory stays.
 use crate::data::{Data, Key};
 use hashbrown::HashTable;
@@ -23,9 +26,9 @@ use hashbrown::hash_table::Entry;
 use std::sync::Arc;
 
 /// The least and the most buckets of a full segment, and the bytes that decide between them. A copy of a segment stalls
-/// the task, so it is kept well under a millisecond.
+/// the task, so it is kept to some tens of microseconds.
 const BUCKETS: (usize, usize) = (512, 4096);
-const SEGMENT_BYTES: usize = 512 << 10;
+const SEGMENT_BYTES: usize = 128 << 10;
 
 /// The directory may have this many slots per segment, so that keys with equal prefixes cannot blow it up. Also the share
 /// of the hashes that one subtask of many owns needs such room: its segments begin at a depth of log2(parallelism).

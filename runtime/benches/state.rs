@@ -1,0 +1,253 @@
+//! Keyed state alone, on one thread: upserts against flat tables, freezing, copying, snapshot files, restore.
+//!
+//! `cargo bench -p weir-runtime --bench state -- [upsert [KEYS...] | snapshot [KEYS]]`
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use std::io::Write;
+use std::time::{Duration, Instant};
+use weir::checkpoint::handles::StateKind;
+use weir::data::{HASH_VERSION, Key, State, Str};
+use weir::state::file::{Compression, InMemory, NotDeclared, ReadAt, SnapshotMeta, WriteOptions, restore, write};
+use weir::state::table::SegmentedTable;
+use weir::state::{KeyRef, KeyedTable, ValueState};
+
+const BATCH: u64 = 1024;
+
+#[derive(Clone)]
+struct Order {
+    title: Str,
+    money: i64,
+}
+
+fn mix(i: u64) -> u64 {
+    let mut z = i.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(0x123_4567);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Processor time of this thread (on a busy machine the clock says little), or the clock where the kernel does not tell.
+fn processor_time(start: Instant) -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    stat.split_whitespace().next().and_then(|n| n.parse().ok()).map_or_else(|| start.elapsed(), Duration::from_nanos)
+}
+
+/// Keyed sum over batches with a hash column. Returns M/s and a checksum.
+fn run(titles: &[Str], n: u64, mut step: impl FnMut(u64, Order) -> i64) -> (f64, i64) {
+    let (k, origin) = (titles.len() as u64, Instant::now());
+    let start = processor_time(origin);
+    let (mut batch, mut hashes) = (Vec::with_capacity(BATCH as usize), Vec::with_capacity(BATCH as usize));
+    let (mut i, mut check) = (0, 0);
+    while i < n {
+        for j in i..i + BATCH {
+            let h = mix(j);
+            let title = titles[(((h >> 32) * k) >> 32) as usize].clone();
+            batch.push(Order { title, money: (h & 63) as i64 + 1 });
+        }
+        hashes.clear();
+        hashes.extend(batch.iter().map(|o: &Order| o.title.key_hash()));
+        for (o, &h) in batch.drain(..).zip(&hashes) {
+            check ^= step(h, o);
+        }
+        i += BATCH;
+    }
+    (n as f64 / (processor_time(origin) - start).as_secs_f64() / 1e6, check)
+}
+
+fn segmented(titles: &[Str], n: u64, mut table: SegmentedTable<Str, i64>) -> (f64, i64, SegmentedTable<Str, i64>) {
+    let (rate, check) = run(titles, n, |h, o| {
+        let v = table.upsert(h, &o.title);
+        *v += o.money;
+        *v
+    });
+    (rate, check, table)
+}
+
+fn upserts(keys: &[u64]) {
+    println!(
+        "keys | flat, no hash | flat, hash in entry | segments | of 896 | of 1792 | of 3584 | u64 keys in segments (M/s)"
+    );
+    for &k in keys {
+        let n = if k > 10_000 { 20_000 * BATCH } else { 50_000 * BATCH };
+        let titles: Vec<Str> = (0..k).map(|i| Str::from(format!("video-{i}"))).collect();
+        for _ in 0..2 {
+            let mut row = Vec::new();
+            let mut checks = Vec::new();
+            {
+                let mut t = HashTable::<(Str, i64)>::new();
+                let (rate, check) = run(&titles, n, |h, o| match t.entry(h, |e| e.0 == o.title, |e| e.0.key_hash()) {
+                    Entry::Occupied(e) => {
+                        let e = e.into_mut();
+                        e.1 += o.money;
+                        e.1
+                    }
+                    Entry::Vacant(e) => {
+                        e.insert((o.title, o.money));
+                        o.money
+                    }
+                });
+                row.push(rate);
+                checks.push(check);
+            }
+            {
+                let mut t = HashTable::<(u64, Str, i64)>::new();
+                let same = |h: u64, o: &Order, e: &(u64, Str, i64)| e.0 == h && e.1 == o.title;
+                let (rate, check) = run(&titles, n, |h, o| match t.entry(h, |e| same(h, &o, e), |e| e.0) {
+                    Entry::Occupied(e) => {
+                        let e = e.into_mut();
+                        e.2 += o.money;
+                        e.2
+                    }
+                    Entry::Vacant(e) => {
+                        e.insert((h, o.title, o.money));
+                        o.money
+                    }
+                });
+                row.push(rate);
+                checks.push(check);
+            }
+            let (rate, check, mut table) = segmented(&titles, n, SegmentedTable::default());
+            row.push(rate);
+            checks.push(check);
+            for split_at in [896, 1792, 3584] {
+                let (rate, check, _) = segmented(&titles, n, SegmentedTable::with_split_at(split_at));
+                row.push(rate);
+                checks.push(check);
+            }
+            {
+                let mut t = SegmentedTable::<u64, i64>::default();
+                let origin = Instant::now();
+                let start = processor_time(origin);
+                for i in 0..n {
+                    let h = mix(i);
+                    let key = ((h >> 32) * k) >> 32;
+                    *t.upsert(key.key_hash(), &key) += (h & 63) as i64 + 1;
+                }
+                row.push(n as f64 / (processor_time(origin) - start).as_secs_f64() / 1e6);
+            }
+            assert!(checks.windows(2).all(|c| c[0] == c[1]), "{checks:?}");
+            println!("{k} | {}", row.iter().map(|r| format!("{r:.1}")).collect::<Vec<_>>().join(" | "));
+
+            let start = Instant::now();
+            let frozen = table.freeze();
+            let freeze = start.elapsed();
+            let (mut longest, start) = (Duration::ZERO, Instant::now());
+            for t in &titles {
+                let h = t.key_hash();
+                let one = Instant::now();
+                *table.upsert(h, t) += 1;
+                longest = longest.max(one.elapsed());
+            }
+            println!(
+                "    {} segments: freeze {freeze:?}; first writes, each copying its segment: {:?} in all, longest {longest:?}",
+                table.segments(),
+                start.elapsed()
+            );
+            drop(frozen);
+        }
+    }
+}
+
+/// With its key about 100 bytes.
+#[derive(Clone, Default, PartialEq, State)]
+struct Account {
+    sums: (i64, i64, i64, i64, i64, i64),
+    times: (u64, u64, u64),
+}
+
+fn resident(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|l| l.starts_with(field)).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0) / 1024
+}
+
+fn snapshots(k: u64) {
+    let name = |i: u64| Str::from(format!("account-{i}"));
+    let mut state = ValueState::<Str, Account>::new("accounts");
+    let touch = |state: &mut ValueState<Str, Account>, i: u64| {
+        let key = name(((mix(i) >> 32) * k) >> 32);
+        let account = state.get_mut_or_default(&KeyRef::of(&key));
+        account.sums.0 += i as i64;
+        account.times.0 = mix(i);
+    };
+    let start = Instant::now();
+    for i in 0..k {
+        let key = name(i);
+        let account = state.get_mut_or_default(&KeyRef::of(&key));
+        account.sums = (mix(i) as i64 % 1000, i as i64, 0, 0, 1, mix(i + 1) as i64);
+        account.times = (1_700_000_000_000 + i, 0, mix(i));
+    }
+    let before = resident("VmRSS");
+    println!("{k} keys of ~100 B: filled in {:?}, {before} MiB resident", start.elapsed());
+    let dir = std::env::temp_dir();
+    for compression in [Compression::None, Compression::Zstd] {
+        for busy in [false, true] {
+            let path = dir.join(format!("weir-bench-state-{}", std::process::id()));
+            let options = WriteOptions { compression, ..Default::default() };
+            let start = Instant::now();
+            let frozen = vec![state.freeze()];
+            let froze = start.elapsed();
+            let file = std::fs::File::create(&path).expect("a temporary file");
+            let meta = SnapshotMeta {
+                operator: "bench".into(),
+                hash_version: HASH_VERSION,
+                max_parallelism: 128,
+                key_groups: 0..128,
+                compression,
+                states: Vec::new(),
+            };
+            let writer = std::thread::spawn(move || {
+                let (mut file, start) = (file, Instant::now());
+                let written = write(meta, frozen, &options, &mut |chunk| {
+                    file.write_all(&chunk).expect("room on the disk");
+                    Ok(())
+                });
+                (written.expect("a snapshot"), start.elapsed())
+            });
+            let (mut i, mut longest) = (0, Duration::ZERO);
+            while busy && !writer.is_finished() {
+                let batch = Instant::now();
+                (i..i + BATCH).for_each(|i| touch(&mut state, i));
+                longest = longest.max(batch.elapsed());
+                i += BATCH;
+            }
+            let (written, took) = writer.join().expect("the writer");
+            println!(
+                "  {compression:?}: freeze {froze:?}, {} MiB written in {took:?}; meanwhile {i} random updates, longest batch of {BATCH} {longest:?}; peak {} MiB",
+                written.size >> 20,
+                resident("VmHWM")
+            );
+            if busy {
+                continue;
+            }
+            let file = InMemory { name: "bench".into(), bytes: std::fs::read(&path).expect("the file").into() };
+            for groups in [0..128, 0..64] {
+                let mut again = ValueState::<Str, Account>::new("accounts");
+                let start = Instant::now();
+                let files: [&dyn ReadAt; 1] = [&file];
+                let restored = restore("bench", &groups, 128, NotDeclared::Refuse, &files, &mut [&mut again]);
+                println!(
+                    "    restore of groups {groups:?}: {} entries in {:?}",
+                    restored.expect("a restore").entries,
+                    start.elapsed()
+                );
+            }
+            std::fs::remove_file(&path).ok();
+        }
+    }
+    std::fs::remove_file(dir.join(format!("weir-bench-state-{}", std::process::id()))).ok();
+    assert_eq!(KeyedTable::descriptor(&state).kind, StateKind::Value);
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let numbers: Vec<u64> = args.iter().filter_map(|a| a.parse().ok()).collect();
+    let what = args.first().map_or("", String::as_str);
+    if what != "snapshot" {
+        let all = [2, 1000, 100_000, 1_000_000, 10_000_000];
+        upserts(if numbers.is_empty() { &all } else { &numbers });
+    }
+    if what != "upsert" {
+        snapshots(numbers.first().copied().unwrap_or(2_000_000));
+    }
+}
