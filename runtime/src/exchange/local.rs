@@ -121,7 +121,9 @@ impl<T> LocalSender<T> {
     /// An empty batch with room, if possible one that the receiver is done with.
     #[inline]
     pub fn empty_batch(&mut self) -> Batch<T> {
-        self.spare.take().unwrap_or_else(Batch::with_room)
+        // `send` brings one along; when none had come back by then, some may have since
+        let spare = self.spare.take().or_else(|| self.shared.lock().spare.pop());
+        spare.unwrap_or_else(Batch::with_room)
     }
 }
 

@@ -14,6 +14,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use weir_api::ids::Attempt;
 
+/// A body up to this is copied, so that an unread small frame does not hold a whole chunk.
+const COPY: usize = 1 << 10;
+
 /// Where the network task puts the frames of one channel. Untyped.
 pub struct Inbox {
     attempt: Attempt,
@@ -35,6 +38,8 @@ struct State {
     closed: bool,
     failed: Option<Error>,
     consumer_gone: bool,
+    /// For the next frame to the producer.
+    buffer: Vec<u8>,
 }
 
 impl Inbox {
@@ -42,21 +47,19 @@ impl Inbox {
         Self { attempt, channel, state: Mutex::default() }
     }
 
-    fn frame(&self, kind: Kind, grant: Option<Grant>) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        frame::start(&mut bytes);
-        if let Some(grant) = grant {
-            grant.encode(&mut bytes);
-        }
-        frame::seal(&mut bytes, kind, self.attempt, self.channel, 0);
-        bytes
+    fn grant(&self, state: &mut State, grant: Grant) {
+        state.arrivals.grant(grant);
+        self.tell(state, Kind::Credit, |out| grant.encode(out));
     }
 
-    fn grant(&self, state: &mut State, grant: Grant) {
-        if let Some(producer) = &state.producer {
-            state.arrivals.grant(grant);
-            producer.push(self.frame(Kind::Credit, Some(grant)));
-        }
+    /// Sends a frame to the producer, if it has opened the channel.
+    fn tell(&self, state: &mut State, kind: Kind, body: impl FnOnce(&mut Vec<u8>)) {
+        let Some(producer) = &state.producer else { return };
+        let mut bytes = std::mem::take(&mut state.buffer);
+        frame::start(&mut bytes);
+        body(&mut bytes);
+        frame::seal(&mut bytes, kind, self.attempt, self.channel, 0);
+        state.buffer = producer.push(bytes).unwrap_or_default();
     }
 
     /// The producer has opened the channel over the connection with this outbox.
@@ -64,7 +67,7 @@ impl Inbox {
         let mut state = lock(&self.state);
         state.producer = Some(outbox);
         if state.consumer_gone {
-            state.producer.iter().for_each(|p| drop(p.push(self.frame(Kind::Cancel, None))));
+            self.tell(&mut state, Kind::Cancel, |_| ());
         } else if let Some(first) = state.first {
             self.grant(&mut state, first);
         }
@@ -74,7 +77,9 @@ impl Inbox {
     pub fn register(&self, first: Grant) {
         let mut state = lock(&self.state);
         state.first = Some(first);
-        self.grant(&mut state, first);
+        if state.producer.is_some() {
+            self.grant(&mut state, first);
+        }
     }
 
     /// Takes a frame from the network.
@@ -96,6 +101,7 @@ impl Inbox {
         }
         match kind {
             Kind::Close => state.closed = true,
+            _ if body.len() <= COPY => state.queue.push_back((kind, Bytes::copy_from_slice(&body))),
             _ => state.queue.push_back((kind, body)),
         }
         wake(state);
@@ -221,10 +227,8 @@ impl<T> Drop for RemoteReceiver<T> {
         let mut state = lock(&inbox.state);
         state.consumer_gone = true;
         state.queue = VecDeque::new();
-        if !state.closed
-            && let Some(producer) = &state.producer
-        {
-            producer.push(inbox.frame(Kind::Cancel, None));
+        if !state.closed {
+            inbox.tell(&mut state, Kind::Cancel, |_| ());
         }
     }
 }

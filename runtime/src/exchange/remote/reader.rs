@@ -12,8 +12,6 @@ const CHUNK: usize = 256 << 10;
 const MIN_ROOM: usize = 32 << 10;
 /// Chunks kept for reuse.
 const CHUNKS: usize = 16;
-/// A body up to this is copied, so that it does not hold a chunk.
-const COPY: usize = 1 << 10;
 
 pub struct FrameReader<R> {
     stream: R,
@@ -40,7 +38,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { stream, chunk: BytesMut::new(), need: HEADER_BYTES, oversized: true, used: VecDeque::new() }
     }
 
-    /// The next frame that is there already.
+    /// The next frame that is there already. Its body holds the chunk, 256 KiB or more.
     pub fn buffered(&mut self) -> Result<Option<(Header, Bytes)>, FrameError> {
         match frame::decode(&self.chunk)? {
             Decoded::Need(n) => {
@@ -50,8 +48,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             Decoded::Frame(header, total) => {
                 let mut frame = self.chunk.split_to(total);
                 frame.advance(HEADER_BYTES);
-                let body = if frame.len() <= COPY { Bytes::copy_from_slice(&frame) } else { frame.freeze() };
-                Ok(Some((header, body)))
+                Ok(Some((header, frame.freeze())))
             }
         }
     }
