@@ -1,6 +1,9 @@
 //! Which checkpoints stay: while the job runs, at its end, and what was left over by attempts before. Pure.
 //!
 //! Nothing that a retained entry or the last claim names is ever given out for deletion; savepoints never are.
+#[cfg(test)]
+mod tests;
+
 use super::log::LogView;
 use std::collections::BTreeSet;
 use weir_api::config::Retention;

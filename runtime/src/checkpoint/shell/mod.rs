@@ -1,4 +1,7 @@
 //! Carries out what the coordinator, restore and retention decide: reads manifests, publishes checkpoints, deletes files.
+#[cfg(test)]
+mod tests;
+
 use super::coordinator::Publish;
 use super::log::{AppendError, Appended, Body, Log, LogView, LogWriter, Snapshot, SnapshotRef, Terminal};
 use super::manifest::{FILE, JobSpec, Manifest, SnapshotHead};
