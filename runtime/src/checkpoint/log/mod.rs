@@ -3,8 +3,6 @@
 pub mod entry;
 pub mod machine;
 #[cfg(test)]
-mod model;
-#[cfg(test)]
 mod tests;
 pub mod view;
 

@@ -48,8 +48,7 @@ impl LogView {
     }
 
     /// Without the check, for models of broken logs.
-    #[cfg(test)]
-    pub(super) fn unchecked(entries: Vec<(u64, LogEntry)>) -> Self {
+    pub fn unchecked(entries: Vec<(u64, LogEntry)>) -> Self {
         Self { entries }
     }
     pub fn entries(&self) -> &[(u64, LogEntry)] {
@@ -65,11 +64,11 @@ impl LogView {
         self.entries.iter().find(|e| e.0 == index).map(|e| &e.1)
     }
     /// Adds what was just appended at the head.
-    pub(super) fn push(&mut self, index: u64, entry: LogEntry) {
+    pub fn push(&mut self, index: u64, entry: LogEntry) {
         self.entries.push((index, entry));
     }
     /// Forgets what was cleaned up.
-    pub(super) fn forget_below(&mut self, floor: u64) {
+    pub fn forget_below(&mut self, floor: u64) {
         self.entries.retain(|e| e.0 >= floor);
     }
 

@@ -7,13 +7,12 @@
 //!
 //! To keep it small: jobmanagers start in order (they are alike); in the large model entries are read, and deleted, together
 //! with the listing before (entries never change); the small model does it one by one.
-use super::entry::{Body, Claim, LogEntry, Nonce, Snapshot};
-use super::machine::{ReadStep, Reader, StoreOp, StoreReply, WriteStep, Writer, floor, renewal};
-use super::view::LogView;
-use crate::checkpoint::handles::SnapshotKind;
-use crate::checkpoint::retention::retains_from;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 use std::collections::{BTreeMap, BTreeSet};
+use weir::checkpoint::handles::SnapshotKind;
+use weir::checkpoint::log::machine::{ReadStep, Reader, StoreOp, StoreReply, WriteStep, Writer, floor, renewal};
+use weir::checkpoint::log::{Body, Claim, LogEntry, LogView, Nonce, Snapshot};
+use weir::checkpoint::retention::retains_from;
 use weir_api::ids::CheckpointId;
 
 /// What is taken away from the protocol.
