@@ -25,7 +25,8 @@ pub struct RestartPolicy {
     /// Failures since the job last ran for `reset_after` without one.
     in_a_row: u32,
     user_in_a_row: u32,
-    lost_in_a_row: u32,
+    /// The job has got on (completed a checkpoint) since the last failure.
+    progressed: bool,
     last_bad_record: Option<(String, u32)>,
     recent: VecDeque<Duration>,
 }
@@ -37,7 +38,7 @@ impl RestartPolicy {
             last_failure: None,
             in_a_row: 0,
             user_in_a_row: 0,
-            lost_in_a_row: 0,
+            progressed: true,
             last_bad_record: None,
             recent: VecDeque::new(),
         }
@@ -47,7 +48,7 @@ impl RestartPolicy {
     pub fn failed(&mut self, now: Duration, error: &Error) -> Decision {
         let reset_after = self.config.reset_after.get();
         if self.last_failure.is_some_and(|t| now.saturating_sub(t) >= reset_after) {
-            (self.in_a_row, self.user_in_a_row, self.lost_in_a_row) = (0, 0, 0);
+            (self.in_a_row, self.user_in_a_row) = (0, 0);
             self.last_bad_record = None;
         }
         self.last_failure = Some(now);
@@ -79,16 +80,21 @@ impl RestartPolicy {
             }
             RestartStrategy::ExponentialDelay => Decision::RestartAfter(self.exponential()),
         };
-        let lost = is_lost_process(error);
-        self.in_a_row += 1;
-        if lost {
-            self.lost_in_a_row += 1;
-        }
+        // nothing is known to be wrong with the job: another process takes over at once, unless the job loses one process
+        // after the other without getting anywhere
+        let progressed = std::mem::take(&mut self.progressed);
         match decision {
-            // nothing is known to be wrong with the job: another process takes over at once
-            Decision::RestartAfter(_) if lost && self.lost_in_a_row == 1 => Decision::RestartAfter(Duration::ZERO),
-            d => d,
+            Decision::RestartAfter(_) if is_lost_process(error) && progressed => Decision::RestartAfter(Duration::ZERO),
+            d => {
+                self.in_a_row += 1;
+                d
+            }
         }
+    }
+
+    /// The job has completed a checkpoint: it gets on.
+    pub fn progressed(&mut self) {
+        self.progressed = true;
     }
 
     fn exponential(&self) -> Duration {
@@ -158,10 +164,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_process_restarts_without_delay_the_first_time() {
+    fn a_lost_process_restarts_without_delay_if_the_job_got_on_before() {
         let mut p = policy(RestartStrategy::ExponentialDelay);
         let t = Duration::from_secs(1000);
-        assert_eq!([0, 1, 2].map(|_| p.failed(t, &lost())), [after(0), after(200), after(400)]);
+        assert_eq!([0, 1, 2].map(|_| p.failed(t, &lost())), [after(0), after(100), after(200)]);
+        p.progressed();
+        assert_eq!([0, 1].map(|_| p.failed(t, &lost())), [after(0), after(400)]);
         assert_eq!(policy(RestartStrategy::FixedDelay).failed(t, &lost()), after(0));
         assert!(matches!(policy(RestartStrategy::None).failed(t, &lost()), Decision::Fail(_)));
     }

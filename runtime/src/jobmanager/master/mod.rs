@@ -295,6 +295,7 @@ impl Master {
                     if p.index.is_some() {
                         self.facts = p.facts;
                     }
+                    self.restart.progressed();
                     self.coordinator.stats_mut().discarded(&p.dropped);
                     self.coordinate(coordinator::Event::Published { id, index: p.index });
                 }
