@@ -68,6 +68,11 @@ impl Names {
         let Self { operator, attempt, subtask, nonce, .. } = self;
         format!("{HIDDEN}{operator}-a{attempt}-s{subtask}-c{checkpoint}-{nonce:08x}-{n}.pending")
     }
+    /// At the end of the tasks: a process that was silent for long may have written on after this attempt swept at its start.
+    /// Everything of earlier attempts that is in a snapshot was committed then.
+    pub fn sweep(&self, folder: &Folder) -> Result<()> {
+        if self.subtask == 0 { folder.sweep(&self.operator, self.attempt) } else { Ok(()) }
+    }
     /// Sorts by checkpoint, so that a key's records are in order over the sorted files, also across a rescale.
     pub fn part(&self, checkpoint: u64, n: u64) -> String {
         let Self { subtask, nonce, extension, .. } = self;

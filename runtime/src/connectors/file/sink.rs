@@ -225,6 +225,12 @@ impl Open {
 }
 
 impl FileWriter {
+    fn remove_open(&mut self) -> Result<()> {
+        let open = self.open.take().map(|o| o.target().n);
+        let full = std::mem::take(&mut self.full).into_iter().map(|t| t.n);
+        full.chain(open).try_for_each(|n| self.folder.remove(&self.names.open(n)))
+    }
+
     fn start(&mut self) -> Result<Open> {
         let name = self.names.open(self.next);
         let file = self.folder.create(&name)?;
@@ -307,9 +313,16 @@ impl<T: Serialize> SinkWriter<T> for FileWriter {
 
     /// Removes what is open. What is pending stays: a completed checkpoint may hold it.
     fn close(&mut self) -> Result<()> {
-        let open = self.open.take().map(|o| o.target().n);
-        let full = std::mem::take(&mut self.full).into_iter().map(|t| t.n);
-        full.chain(open).try_for_each(|n| self.folder.remove(&self.names.open(n)))
+        self.remove_open()?;
+        self.names.sweep(&self.folder)
+    }
+}
+
+/// A task that is cancelled or fails is dropped as it is.
+impl Drop for FileWriter {
+    fn drop(&mut self) {
+        // what cannot be removed now is swept by the next attempt
+        let _ = self.remove_open();
     }
 }
 

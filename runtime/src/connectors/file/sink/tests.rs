@@ -154,14 +154,51 @@ fn closing_removes_what_is_open_and_keeps_what_is_pending() {
     assert_eq!(visible(dir.path()), ["1\n"]);
 }
 
+/// Writes a record and dies, without the chance to clean up.
+fn killed(mut w: FileWriter, record: u64) {
+    write(&mut w, vec![record]).unwrap();
+    std::mem::forget(w);
+}
+
+#[test]
+fn a_cancelled_task_leaves_nothing_open() {
+    let dir = TempDir::new().unwrap();
+    let sink = FileSink::json_lines(dir.path()).max_part_bytes(1);
+    let mut w = writer::<u64>(&sink, 0, 1);
+    write(&mut w, vec![1u64, 2]).unwrap();
+    assert_eq!(names(dir.path()).1.len(), 2);
+    drop(w);
+    assert!(names(dir.path()).1.is_empty());
+}
+
+#[test]
+fn what_a_silent_process_wrote_after_the_sweep_is_gone_at_the_end() {
+    let dir = TempDir::new().unwrap();
+    let sink = FileSink::json_lines(dir.path());
+    recover(&sink, 2, &[]).unwrap();
+    let mut zombie = writer::<u64>(&sink, 1, 1);
+    write(&mut zombie, vec![7u64]).unwrap();
+    prepare(&mut zombie, 5).unwrap();
+    killed(zombie, 8);
+    let (mut first, mut second) = (writer::<u64>(&sink, 0, 2), writer::<u64>(&sink, 1, 2));
+    write(&mut second, vec![9u64]).unwrap();
+    prepare(&mut second, 6).unwrap();
+    // the other subtask's pending file is of this attempt: it stays
+    SinkWriter::<u64>::close(&mut first).unwrap();
+    commit(&mut second, 6).unwrap();
+    SinkWriter::<u64>::close(&mut second).unwrap();
+    assert_eq!(visible(dir.path()), ["9\n"]);
+    assert!(names(dir.path()).1.is_empty());
+}
+
 #[test]
 fn recovery_leaves_alone_what_is_not_its_own() {
     let dir = TempDir::new().unwrap();
     let sink = FileSink::json_lines(dir.path());
     let other = SinkContext { operator: "out-2".into(), ..sink_cx(0, 1, 1) };
-    write(&mut Sink::<u64>::writer(&sink, &other).unwrap(), vec![1u64]).unwrap(); // another sink in the same folder
-    write(&mut writer::<u64>(&sink, 0, 1), vec![1u64]).unwrap(); // killed
-    write(&mut writer::<u64>(&sink, 0, 9), vec![1u64]).unwrap(); // a later attempt: we are the fenced one
+    killed(Sink::<u64>::writer(&sink, &other).unwrap(), 1); // another sink in the same folder
+    killed(writer::<u64>(&sink, 0, 1), 1);
+    killed(writer::<u64>(&sink, 0, 9), 1); // a later attempt: we are the fenced one
     for keep in [".keep", "part-of-something", "notes.txt", ".weir-out-a1"] {
         std::fs::write(dir.path().join(keep), "").unwrap();
     }
