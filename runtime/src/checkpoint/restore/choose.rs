@@ -4,6 +4,7 @@ use crate::checkpoint::log::{Claim, LogView, Nonce, SnapshotRef, Terminal};
 use crate::checkpoint::manifest::{JobSpec, Manifest};
 use weir_api::config::RestoreConfig;
 use weir_api::ids::{Attempt, CheckpointId, Deployment};
+use weir_api::status::TerminalStatus;
 
 /// Who asks, and what for.
 #[derive(Debug, Clone)]
@@ -177,6 +178,16 @@ pub fn choose(view: &LogView, request: &Request<'_>) -> Decision {
             None => "starts new: a stateless start was asked for".into(),
         };
         return start(view, request, None, past);
+    }
+    // whoever looks after a jobmanager starts it again with the same words, also when it had just finished the job: its
+    // output is not written a second time
+    if request.deployment.is_none()
+        && request.from_path.is_none()
+        && request.restore.from.is_some()
+        && let Some((index, e, terminal)) = view.terminal()
+        && terminal.status == TerminalStatus::Finished
+    {
+        return Decision::Ended { index, at: e.at, terminal: terminal.clone() };
     }
     match &request.from_path {
         Some(path) => from_path(view, request, latest, path),

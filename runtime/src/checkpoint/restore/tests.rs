@@ -232,6 +232,9 @@ fn the_end_of_a_job_is_reported_to_its_deployment_and_a_new_one_goes_on() {
         if kept.is_empty() {
             assert_eq!(id(ask(&s, None, None, None)), None);
         }
+        // a supervisor starts it again with the same words: what is finished is not done twice
+        let again = ask(&s, None, Some("latest"), None);
+        assert_eq!(matches!(again, Decision::Ended { .. }), status == Finished, "{again:?}");
     }
 }
 

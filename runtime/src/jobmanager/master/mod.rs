@@ -355,6 +355,9 @@ impl Master {
         match verdict {
             Verdict::Yes(_) => {}
             Verdict::Ended(t, facts) => {
+                tracing::info!(
+                    "the log says that the job has ended: nothing is run; a start without --restore begins anew"
+                );
                 self.facts = facts;
                 self.answer_starts(Err(Rejection::conflict("the job has ended")));
                 self.lifecycle = Lifecycle::already(state_of(t.status), t.at);
