@@ -2,14 +2,17 @@
 //!
 //! Start at [`cluster::Cluster`]; [`oracle`] says whether committed output is exact.
 
+pub mod chaos;
 pub mod cluster;
 pub mod cmd;
 pub mod helm;
 pub mod image;
 pub mod kubectl;
+pub mod local;
 pub mod oracle;
 pub mod poll;
 pub mod process;
+pub mod suite;
 pub mod weir_images;
 
 use std::path::{Path, PathBuf};

@@ -71,10 +71,14 @@ struct Arguments {
     /// Read the input so many times over.
     #[arg(long, default_value_t = 1)]
     repeat: u64,
+    /// Leave out rows that cannot be read, instead of failing: they are counted, and logged now and then.
+    #[arg(long)]
+    skip_bad_records: bool,
 }
 
 fn flights(job: &mut Job, args: &Arguments) -> weir::Result<()> {
-    let input = FileSource::csv::<Departure>(&args.input).repeat(args.repeat).rate(args.rate);
+    let bad = if args.skip_bad_records { BadRecord::Skip } else { BadRecord::Fail };
+    let input = FileSource::csv::<Departure>(&args.input).repeat(args.repeat).rate(args.rate).on_bad_record(bad);
     job.source("departures", input)
         .filter(|d| !d.departed.is_empty())
         .name("departed")

@@ -1,0 +1,47 @@
+//! Kills and worse on one machine: the flights example as separate processes, its committed output judged at the end.
+//!
+//! The default run does about 30 kills; `WEIR_CHAOS_KILLS=200` does more, `WEIR_CHAOS_SEED` chooses the schedule. The same as a
+//! program with more options: `cargo run -p weir-tests --bin weir-chaos`.
+
+mod scenarios;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use weir_tests::chaos::Campaign;
+use weir_tests::suite::{self, Case, Test, Verdict};
+
+const CASES: &[Case] = &[
+    ("kills_at_random_moments_leave_the_output_exact", kills_at_random_moments),
+    ("jobmanager_killed_between_completion_and_commit", scenarios::jobmanager_killed_between_completion_and_commit),
+    ("sigterm_neither_cancels_nor_deletes", scenarios::sigterm_neither_cancels_nor_deletes),
+    ("two_jobmanagers_the_older_one_is_fenced", scenarios::two_jobmanagers_the_older_one_is_fenced),
+    ("frozen_taskmanager_commits_nothing_when_it_thaws", scenarios::frozen_taskmanager_commits_nothing_when_it_thaws),
+    ("stop_and_restart_at_another_parallelism", scenarios::stop_and_restart_at_another_parallelism),
+    ("finished_job_is_not_run_again_by_a_restart", scenarios::finished_job_is_not_run_again_by_a_restart),
+];
+
+fn main() -> ExitCode {
+    suite::main(CASES, 1)
+}
+
+fn number(name: &str, default: u64) -> Result<u64> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().with_context(|| format!("{name}={text:?} is not a number")),
+        Err(_) => Ok(default),
+    }
+}
+
+fn kills_at_random_moments() -> Test {
+    let campaign = Campaign {
+        seed: number("WEIR_CHAOS_SEED", 20_260)?,
+        kills: number("WEIR_CHAOS_KILLS", 30)?,
+        kills_per_run: 10,
+        repeat: 6,
+        only_kills: false,
+        dir: None,
+        verbose: false,
+    };
+    println!("{}", campaign.execute()?);
+    Ok(Verdict::Passed)
+}

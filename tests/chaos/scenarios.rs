@@ -1,0 +1,195 @@
+//! The blows that matter most, each on its own and aimed.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use weir_tests::local::{self, JobSpec, LocalJob, PATIENCE, code};
+use weir_tests::oracle::{self, Expected, Order, OutputFiles};
+use weir_tests::poll::wait_until;
+use weir_tests::suite::{Test, Verdict};
+
+/// Readings of the input: the job is still at it when the blow comes.
+const REPEAT: u64 = 5;
+const END: Duration = Duration::from_secs(180);
+const OFTEN: Duration = Duration::from_millis(5);
+
+struct Scenario {
+    dir: tempfile::TempDir,
+    spec: JobSpec,
+    expected: Expected,
+}
+
+impl Scenario {
+    fn new() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("weir-scenario-").tempdir()?;
+        let input = local::input()?;
+        let spec = JobSpec::flights(dir.path(), &input, REPEAT)?;
+        Ok(Self { spec, expected: Expected::from_file(&input, REPEAT)?, dir })
+    }
+
+    /// Runs the test's body; keeps the folder when it fails.
+    fn play(self, body: impl FnOnce(&Self) -> Result<()>) -> Test {
+        match body(&self) {
+            Ok(()) => Ok(Verdict::Passed),
+            Err(error) => {
+                let kept = self.dir.keep();
+                Err(error.context(format!("everything is in {}", kept.display())))
+            }
+        }
+    }
+
+    fn check_end(&self, job: &mut LocalJob) -> Result<()> {
+        let end = job.wait_end(END)?;
+        ensure!(end == "Finished", "the job ended {end}");
+        for tm in &mut job.taskmanagers {
+            tm.signal(Signal::TERM)?;
+            tm.wait(Duration::from_secs(20))?;
+        }
+        let output = self.dir.path().join("output");
+        oracle::check(&output, &self.expected, Order::Kept)?.must_be_exact()?;
+        let files = OutputFiles::of(&output)?;
+        ensure!(files.hidden.is_empty(), "left over: {:?}", files.hidden);
+        Ok(())
+    }
+}
+
+/// The checkpoint is in the log, its files are not yet visible: who restores it commits them.
+pub fn jobmanager_killed_between_completion_and_commit() -> Test {
+    Scenario::new()?.play(|s| {
+        // a long heartbeat: the taskmanager's own end of the connection is what ends its tasks
+        let mut job = LocalJob::start(s.spec.clone(), 2, 2, 1)?;
+        job.wait_checkpoint()?;
+        let log = s.spec.log()?;
+        let mut open = 0;
+        for _ in 0..6 {
+            let before = log.head()?;
+            wait_until("another completed checkpoint", PATIENCE, Duration::from_micros(100), || {
+                let Some(head) = log.head()?.filter(|h| before.is_none_or(|b| *h > b)) else { return Ok(false) };
+                Ok(log.entry(head)?.is_some_and(|e| e.kind == "completed"))
+            })?;
+            job.jobmanager()?.kill()?;
+            let files = OutputFiles::of(&s.dir.path().join("output"))?;
+            open += files.hidden.iter().filter(|f| f.extension().is_some_and(|e| e == "pending")).count();
+            job.start_jobmanager(Some("latest"))?;
+            job.wait_running()?;
+        }
+        println!("{open} files waited for their commit when the jobmanager was killed");
+        s.check_end(&mut job)
+    })
+}
+
+pub fn sigterm_neither_cancels_nor_deletes() -> Test {
+    Scenario::new()?.play(|s| {
+        let mut job = LocalJob::start(s.spec.clone(), 2, 2, 1)?;
+        job.wait_checkpoint()?;
+        let log = s.spec.log()?;
+
+        let jm = job.jobmanager()?;
+        jm.signal(Signal::TERM)?;
+        let exit = jm.wait(Duration::from_secs(20))?;
+        ensure!(code(exit) == 0, "the jobmanager ended with {exit}:\n{}", jm.tail());
+        ensure!(log.terminal()?.is_none(), "SIGTERM ended the job: {:?}", log.last()?);
+        let completed = log.completed()?;
+        let last = completed.last().context("the checkpoint is gone from the log")?;
+        let path = last.body["path"].as_str().context("a path")?;
+        ensure!(log.root().join(path).is_dir(), "{path} is gone");
+
+        job.start_jobmanager(Some("latest"))?;
+        let status = job.wait_running()?;
+        let restored = &status["restoredFrom"]["id"];
+        ensure!(*restored == last.body["id"], "restored {restored}, the last one was {}", last.body["id"]);
+
+        let tm = &mut job.taskmanagers[0];
+        tm.signal(Signal::TERM)?;
+        let exit = tm.wait(Duration::from_secs(20))?;
+        ensure!(code(exit) == 0, "the taskmanager ended with {exit}:\n{}", tm.tail());
+        ensure!(log.terminal()?.is_none(), "SIGTERM ended the job: {:?}", log.last()?);
+        job.start_taskmanager(0)?;
+        s.check_end(&mut job)
+    })
+}
+
+pub fn two_jobmanagers_the_older_one_is_fenced() -> Test {
+    Scenario::new()?.play(|s| {
+        let mut older = LocalJob::start(s.spec.clone(), 2, 2, 1)?;
+        older.wait_checkpoint()?;
+        let mut newer = LocalJob::tagged(s.spec.clone(), 2, "newer-")?;
+        newer.start_all(2, 1, Some("latest"))?;
+        let jm = older.jobmanager()?;
+        let exit = jm.wait(Duration::from_secs(30))?;
+        ensure!(code(exit) == 3, "the older jobmanager ended with {exit}:\n{}", jm.tail());
+        ensure!(jm.text().contains("holds the log"), "it does not say why:\n{}", jm.tail());
+        // its taskmanagers run no task any more; they look for their jobmanager
+        s.check_end(&mut newer)?;
+        for tm in &mut older.taskmanagers {
+            ensure!(tm.is_running(), "{} ended by itself:\n{}", tm.name, tm.tail());
+        }
+        Ok(())
+    })
+}
+
+pub fn frozen_taskmanager_commits_nothing_when_it_thaws() -> Test {
+    Scenario::new()?.play(|s| {
+        let spec = s.spec.clone().option("--heartbeat-timeout", "600ms");
+        // a spare slot: the job goes on without the frozen one
+        let mut job = LocalJob::start(spec, 2, 3, 1)?;
+        job.wait_checkpoint()?;
+        for n in 0..2 {
+            job.taskmanagers[n].signal(Signal::STOP)?;
+            let attempts = |job: &LocalJob| Ok(job.status()?["attempt"].as_u64());
+            let before = job.wait("the attempt", attempts)?;
+            job.wait("the frozen taskmanager to be given up, if it had a task", |job| {
+                let status = job.status()?;
+                let moved = status["attempt"].as_u64() > Some(before) && status["allTasksRunning"] == true;
+                Ok((moved || status["taskmanagers"] == 2).then_some(()))
+            })?;
+            // the next attempt commits something of its own, then the old one goes on where it was
+            job.wait_checkpoint()?;
+            job.taskmanagers[n].signal(Signal::CONT)?;
+            job.wait_checkpoint()?;
+        }
+        s.check_end(&mut job)
+    })
+}
+
+pub fn stop_and_restart_at_another_parallelism() -> Test {
+    Scenario::new()?.play(|s| {
+        let mut job = LocalJob::start(s.spec.clone(), 1, 3, 1)?;
+        for parallelism in [3, 2] {
+            job.wait_checkpoint()?;
+            let location = job.stop_with_savepoint()?;
+            let end = job.wait_end(Duration::from_secs(30))?;
+            ensure!(end == "Stopped", "the job ended {end}");
+            let hidden = OutputFiles::of(&s.dir.path().join("output"))?.hidden;
+            ensure!(hidden.is_empty(), "a stop commits everything: {hidden:?}");
+            job.parallelism = parallelism;
+            job.start_jobmanager(Some(&location))?;
+            job.revive_taskmanagers(3)?;
+            let status = job.wait_running()?;
+            ensure!(status["parallelism"] == parallelism, "{status}");
+            job.taskmanagers[0].kill()?;
+            job.start_taskmanager(0)?;
+        }
+        s.check_end(&mut job)
+    })
+}
+
+/// Whoever supervises the jobmanager starts it again with the same words, also when it had just ended the job.
+pub fn finished_job_is_not_run_again_by_a_restart() -> Test {
+    Scenario::new()?.play(|s| {
+        let mut job = LocalJob::new(s.spec.clone(), 1)?;
+        job.start_all(1, 1, None)?;
+        let log = s.spec.log()?;
+        let begin = Instant::now();
+        wait_until("the end of the job in the log", END, OFTEN, || Ok(log.terminal()?.is_some()))?;
+        println!("finished after {:.1} s", begin.elapsed().as_secs_f64());
+        job.jobmanager()?.kill()?;
+        job.start_jobmanager(Some("latest"))?;
+        job.revive_taskmanagers(1)?;
+        s.check_end(&mut job)?;
+        let text = job.jobmanager()?.text();
+        ensure!(text.contains("Finished") || text.contains("finished"), "it does not say why it ends:\n{text}");
+        Ok(())
+    })
+}
