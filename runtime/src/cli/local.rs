@@ -147,9 +147,9 @@ fn summary(name: &str, exit: Exit, m: &Master, took: Duration) -> String {
         Exit::Ended(TerminalStatus::Finished) => "finished".to_owned(),
         Exit::Ended(TerminalStatus::Stopped) => "stopped with a savepoint".to_owned(),
         Exit::Ended(TerminalStatus::Canceled) => "cancelled".to_owned(),
-        Exit::Ended(TerminalStatus::Failed) => format!("FAILED: {}", m.reason()),
+        Exit::Ended(TerminalStatus::Failed) => "FAILED".to_owned(),
         Exit::Suspended => "ended by a signal".to_owned(),
-        Exit::Fenced => format!("gave up: {}", m.reason()),
+        Exit::Fenced => "gave up".to_owned(),
         // nothing ran
         Exit::Refused => return format!("{name}: {}", m.reason()),
     };
@@ -167,6 +167,9 @@ fn summary(name: &str, exit: Exit, m: &Master, took: Duration) -> String {
     }
     if m.restarts() > 0 {
         text.push_str(&format!(", {} restarts", m.restarts()));
+    }
+    if matches!(exit, Exit::Ended(TerminalStatus::Failed) | Exit::Fenced) {
+        text.push_str(&format!("\n  {}", m.reason()));
     }
     if let Some(s) = m.checkpoints().latest_savepoint.as_ref().and_then(|s| s.path.as_deref()) {
         text.push_str(&format!("\n  savepoint {}; `--restore latest` goes on from it", m.snapshot_name(s)));

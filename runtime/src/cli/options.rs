@@ -149,8 +149,8 @@ impl JobOptions {
         set!(c.buffer_timeout, self.buffer_timeout);
         set!(c.heartbeat.interval, self.heartbeat_interval);
         set!(c.heartbeat.timeout, self.heartbeat_timeout);
-        if self.checkpoints.is_some() {
-            c.checkpoint.storage.clone_from(&self.checkpoints);
+        if let Some(storage) = &self.checkpoints {
+            c.checkpoint.storage = Some(absolute(storage)?);
         }
         if self.tolerable_failed_checkpoints.is_some() {
             c.checkpoint.tolerable_failed = self.tolerable_failed_checkpoints;
@@ -165,8 +165,10 @@ impl JobOptions {
         if self.at_least_once {
             c.checkpoint.mode = CheckpointMode::AtLeastOnce;
         }
-        if self.restore.is_some() {
-            c.restore.from.clone_from(&self.restore);
+        if let Some(from) = &self.restore {
+            // a name that is no file here is one below the job's folder in the storage
+            let is_file = from != "latest" && std::path::Path::new(from).exists();
+            c.restore.from = Some(if is_file { absolute(from)? } else { from.clone() });
         }
         if self.restore_nonce.is_some() {
             c.restore.nonce = self.restore_nonce;
@@ -175,6 +177,15 @@ impl JobOptions {
         check(&c)?;
         Ok(c)
     }
+}
+
+/// A folder as people type it, relative to where they are; URLs stay as they are.
+fn absolute(path: &str) -> Result<String> {
+    if path.starts_with("file:") || path.starts_with("memory:") || path.contains("://") || path.is_empty() {
+        return Ok(path.to_owned());
+    }
+    let absolute = std::path::absolute(path).map_err(|e| config_error(format!("{path:?} is not a folder: {e}")))?;
+    Ok(absolute.display().to_string())
 }
 
 /// The ranges that the resource's schema states too.
@@ -281,6 +292,17 @@ mod tests {
         let c = jobmanager("program", &JobManagerOptions::default(), &options, env).unwrap();
         assert_eq!((c.rest_address.as_str(), c.job.parallelism, c.job.job.name.as_str()), ("0.0.0.0:1", 2, "flights"));
         assert_eq!(c.job.checkpoint.storage.as_deref(), Some("file:///chk"));
+    }
+
+    #[test]
+    fn a_relative_folder_is_taken_from_here_and_a_url_stays() {
+        let storage = |given: &str| {
+            let o = JobOptions { checkpoints: Some(given.into()), ..Default::default() };
+            o.apply("flights", None).unwrap().checkpoint.storage.unwrap()
+        };
+        let here = std::env::current_dir().unwrap().join("chk").display().to_string();
+        assert_eq!([storage("chk"), storage("./chk")], [here.clone(), here]);
+        assert_eq!([storage("/c"), storage("file:///c"), storage("s3://b/c")], ["/c", "file:///c", "s3://b/c"]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ const LINGER: Duration = Duration::from_millis(1000);
 
 /// A whole cluster in this process.
 pub fn local(config: JobConfig, graph: LogicalGraph) -> Result<ExitCode> {
-    telemetry::init("warn");
+    telemetry::init("warn,weir::outcome=off");
     let graph = Arc::new(graph);
     let data = data_runtime(crate::graph::JobGraph::new(&graph, config.parallelism, config.max_parallelism).slots())?;
     let code = control_runtime()?.block_on(local::run(config, graph, data.handle().clone()));

@@ -42,6 +42,9 @@ const STORAGE_RETRY: Duration = Duration::from_secs(1);
 /// Longest failure message that is kept, in bytes.
 const MAX_MESSAGE: usize = 16 << 10;
 
+/// Target of log lines that a local run says in its summary.
+pub const OUTCOME: &str = "weir::outcome";
+
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
@@ -330,7 +333,7 @@ impl Master {
         }
         match verdict {
             Verdict::Yes(ready) => {
-                tracing::info!(message = %ready.message, "compared with the log");
+                tracing::info!(decision = %ready.message, "compared with the log");
                 self.facts = ready.facts;
                 self.parallelism = ready.parallelism;
                 self.plan = Arc::new(JobGraph::new(&self.graph, self.parallelism, self.config.max_parallelism));
@@ -366,7 +369,7 @@ impl Master {
             Verdict::Fenced(why) => self.fenced(why),
             Verdict::Refused { message, conflict, facts } => {
                 self.facts = facts;
-                tracing::error!(reason = %message, "the job does not start");
+                tracing::error!(target: OUTCOME, reason = %message, "the job does not start");
                 let rejection = if conflict { Rejection::conflict(&message) } else { Rejection::new(422, &message) };
                 self.answer_starts(Err(rejection));
                 self.reason = message.clone();
@@ -420,7 +423,7 @@ impl Master {
             Verdict::Yes(c) => c,
             other => return self.not_started(other),
         };
-        tracing::info!(attempt = %claimed.attempt, parallelism = claimed.parallelism, message = %claimed.message, "claimed the log");
+        tracing::info!(attempt = %claimed.attempt, parallelism = claimed.parallelism, decision = %claimed.message, "claimed the next attempt");
         self.answer_starts(Ok(()));
         self.claims += 1;
         self.attempt = claimed.attempt;
@@ -567,7 +570,7 @@ impl Master {
             }
             Decision::Fail(why) => {
                 let reason = format!("{} ({why})", error.message);
-                tracing::error!(%reason, "the job fails");
+                tracing::error!(target: OUTCOME, %reason, "the job fails");
                 self.reason = reason.clone();
                 self.go(JobState::Failing);
                 self.stop_tasks(Then::End { status: TerminalStatus::Failed, reason });
@@ -653,7 +656,12 @@ impl Master {
         }
         self.lost_tasks(c, code, why);
         if let Some(tm) = self.registry.remove(c) {
-            tracing::warn!(taskmanager = %tm.hello.id, reason = %why, "lost a taskmanager");
+            match self.phase {
+                Phase::Active(_) if !tm.leaving => {
+                    tracing::warn!(taskmanager = %tm.hello.id, reason = %why, "lost a taskmanager");
+                }
+                _ => tracing::info!(taskmanager = %tm.hello.id, reason = %why, "a taskmanager has left"),
+            }
         }
         self.stopped_if_gone();
     }
