@@ -141,6 +141,12 @@ fn records_read(m: &Master) -> u64 {
 }
 
 fn summary(name: &str, exit: Exit, m: &Master, took: Duration) -> String {
+    if let (Exit::Ended(status), 0) = (exit, m.attempt().0) {
+        return format!(
+            "{name}: the job had ended before ({status:?}: {}); to run it anew, give another folder with --checkpoints",
+            m.reason()
+        );
+    }
     let seconds = took.as_secs_f64();
     let records = records_read(m);
     let what = match exit {

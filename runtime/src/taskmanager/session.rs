@@ -9,8 +9,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Pause before the second try to connect; grows up to [`MAX_BACKOFF`].
 const BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_secs(1);
-/// How long a connection attempt and the greeting may take.
+/// While the jobmanager may be on its way (the first [`EXPECTED`]), so that its return is noticed soon; after that.
+const MAX_BACKOFF: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
+const EXPECTED: Duration = Duration::from_secs(30);
+/// How long a connection may take: the address may be that of a pod that is gone, which answers nothing.
+const CONNECT: Duration = Duration::from_secs(1);
+/// How long connection and greeting may take.
 const GREETING: Duration = Duration::from_secs(5);
 /// How long ending tasks may take when the process was told to end.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -40,12 +44,11 @@ pub async fn run(tm: TaskManager, data_address: String, mut shutdown: Shutdown) 
         pid: std::process::id(),
     };
     let mut session = Session { hello, orders, running, health: tm.health.clone() };
-    let mut backoff = BACKOFF;
+    let (mut backoff, mut lost) = (BACKOFF, Instant::now());
     let mut last_reason = String::new();
     while !*shutdown.borrow() {
         // what was said about attempts of an earlier connection concerns nobody any more
         while outgoing.try_recv().is_ok() {}
-        let started = Instant::now();
         let end = session.serve(&tm.config.jobmanager, &mut outgoing, &mut shutdown).await;
         let was_registered = tm.health.get().registered;
         session.stop_tasks(&shutdown).await;
@@ -56,15 +59,14 @@ pub async fn run(tm: TaskManager, data_address: String, mut shutdown: Shutdown) 
             tracing::warn!(jobmanager = %tm.config.jobmanager, error = %reason, "not connected to the jobmanager; trying again");
         }
         last_reason = reason;
-        backoff = if was_registered || started.elapsed() > MAX_BACKOFF * 4 {
-            BACKOFF
-        } else {
-            (backoff * 2).min(MAX_BACKOFF)
-        };
+        if was_registered {
+            (backoff, lost) = (BACKOFF, Instant::now());
+        }
         tokio::select! {
             _ = tokio::time::sleep(backoff) => {}
             _ = shutdown.wait_for(|s| *s) => {}
         }
+        backoff = (backoff * 2).min(MAX_BACKOFF[usize::from(lost.elapsed() > EXPECTED)]);
     }
 }
 
@@ -144,7 +146,8 @@ impl Session {
         jobmanager: &str,
     ) -> Result<(Connection<TcpStream, ToTaskManager>, Sender<ToJobManager>, Welcome), ControlError> {
         // resolves the name anew each time: a jobmanager that was rescheduled has another address
-        let stream = TcpStream::connect(jobmanager).await?;
+        let stream = tokio::time::timeout(CONNECT, TcpStream::connect(jobmanager)).await;
+        let stream = stream.unwrap_or(Err(std::io::ErrorKind::TimedOut.into()))?;
         stream.set_nodelay(true)?;
         let (mut connection, to_jm) = Connection::open(stream).await?;
         to_jm.send(ToJobManager::Hello(self.hello.clone()));
