@@ -87,3 +87,8 @@ macro_rules! format_str {
 }
 #[doc(hidden)]
 pub use compact_str as __compact_str;
+
+/// The job in the README is compiled like any other.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
