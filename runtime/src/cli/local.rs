@@ -137,7 +137,9 @@ fn records_read(m: &Master) -> u64 {
     let sources = m.plan().vertices.iter().filter(|v| v.is_source);
     let tasks =
         sources.flat_map(|v| (0..v.parallelism).map(|subtask| crate::dataflow::task::TaskId { vertex: v.id, subtask }));
-    tasks.map(|t| m.counters(t)).map(|c: TaskCounters| c.records_in.max(c.records_out)).sum()
+    // a reader that counts nothing is known by what comes out of its chain
+    let read = |c: TaskCounters| if c.records_in > 0 { c.records_in } else { c.records_out };
+    tasks.map(|t| read(m.counters(t))).sum()
 }
 
 fn summary(name: &str, exit: Exit, m: &Master, took: Duration) -> String {
