@@ -40,13 +40,9 @@ pub fn jobmanager(config: JobManagerConfig, graph: LogicalGraph) -> Result<ExitC
         let jm = JobManager::new(config.job, Arc::new(graph), rpc, LINGER)?;
         let handle = jm.handle();
         tokio::spawn(serve_http(http, rest::router(handle.clone())));
-        let mut terminated = signal(SignalKind::terminate()).map_err(no_signals)?;
-        let mut interrupted = signal(SignalKind::interrupt()).map_err(no_signals)?;
+        let told = told_to_stop()?;
         tokio::spawn(async move {
-            tokio::select! {
-                _ = terminated.recv() => {}
-                _ = interrupted.recv() => {}
-            }
+            told.await;
             handle.leave();
         });
         Ok::<_, Error>(jm.run().await)
@@ -74,13 +70,9 @@ pub fn taskmanager(config: TaskManagerConfig, graph: LogicalGraph) -> Result<Exi
         let data_address = taskmanager::advertised(&config, exchange.address());
         tracing::info!(id = %config.id, slots = config.slots, %data_address, jobmanager = %config.jobmanager, "taskmanager starts");
         let (leave, shutdown) = watch::channel(false);
-        let mut terminated = signal(SignalKind::terminate()).map_err(no_signals)?;
-        let mut interrupted = signal(SignalKind::interrupt()).map_err(no_signals)?;
+        let told = told_to_stop()?;
         tokio::spawn(async move {
-            tokio::select! {
-                _ = terminated.recv() => {}
-                _ = interrupted.recv() => {}
-            }
+            told.await;
             let _ = leave.send(true);
             // keeps the channel open: its end is no signal
             std::future::pending::<()>().await;
@@ -92,6 +84,18 @@ pub fn taskmanager(config: TaskManagerConfig, graph: LogicalGraph) -> Result<Exi
     control.shutdown_timeout(Duration::from_millis(100));
     data.shutdown_timeout(Duration::from_millis(100));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends with the first SIGTERM or SIGINT from now on.
+fn told_to_stop() -> Result<impl Future<Output = ()>> {
+    let mut terminated = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+    })
 }
 
 /// The data plane's server of a taskmanager. Its network tasks run with the tasks.
