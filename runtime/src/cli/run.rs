@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tracing::Instrument;
 use weir_api::config::{JobConfig, JobManagerConfig, TaskManagerConfig};
 
 /// How long a jobmanager that nobody supervises serves the job's final status.
@@ -37,6 +38,7 @@ pub fn jobmanager(config: JobManagerConfig, graph: LogicalGraph) -> Result<ExitC
         let rpc = bind(&config.rpc_address, "taskmanagers").await?;
         let http = bind(&config.rest_address, "REST").await?;
         tracing::info!(job = %config.job.job, rest = %config.rest_address, rpc = %config.rpc_address, "jobmanager starts");
+        let span = tracing::info_span!("jobmanager", job = %config.job.job);
         let jm = JobManager::new(config.job, Arc::new(graph), rpc, LINGER)?;
         let handle = jm.handle();
         tokio::spawn(serve_http(http, rest::router(handle.clone())));
@@ -45,7 +47,7 @@ pub fn jobmanager(config: JobManagerConfig, graph: LogicalGraph) -> Result<ExitC
             told.await;
             handle.leave();
         });
-        Ok::<_, Error>(jm.run().await)
+        Ok::<_, Error>(jm.run().instrument(span).await)
     })?;
     // appends that are under way are not waited for: the next jobmanager sees what became of them
     runtime.shutdown_timeout(Duration::from_millis(100));

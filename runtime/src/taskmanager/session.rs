@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Pause before the second try to connect; grows up to [`MAX_BACKOFF`].
-const BACKOFF: Duration = Duration::from_millis(50);
+const BACKOFF: Duration = Duration::from_millis(10);
 /// While the jobmanager may be on its way (the first [`EXPECTED`]), so that its return is noticed soon; after that.
 const MAX_BACKOFF: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
 const EXPECTED: Duration = Duration::from_secs(30);

@@ -13,6 +13,9 @@ use std::time::Duration;
 use weir_api::rest::{Millis, OperationKind};
 use weir_api::status::{JobState, TaskState, TerminalStatus};
 
+/// How long to wait for the cause of a broken channel.
+const CAUSE: Duration = Duration::from_millis(50);
+
 /// A task as REST shows it.
 #[derive(Debug, Clone)]
 pub struct TaskView {
@@ -33,6 +36,9 @@ pub struct Execution {
     /// The snapshot by which the tasks commit and end.
     ends: Option<SnapshotKind>,
     finishes_stop: bool,
+    /// A task whose channel broke: most likely the consequence of another failure that is about to be heard of. Until when to
+    /// wait for that.
+    pub consequence: Option<(Duration, Error, FailureSource)>,
 }
 
 impl Execution {
@@ -116,7 +122,7 @@ impl Master {
         self.counters.clear();
         self.reason = "starting the tasks".into();
         let ids = tasks.keys().copied().collect();
-        let execution = Execution { tasks, all_running: false, ends: None, finishes_stop };
+        let execution = Execution { tasks, all_running: false, ends: None, finishes_stop, consequence: None };
         self.phase = Phase::Active(Stage::Running(Box::new(execution)));
         self.coordinate(coordinator::Event::Begin { attempt, nonce, next, tasks: ids });
     }
@@ -162,7 +168,12 @@ impl Master {
                 let vertex = self.plan.vertices.get(id.vertex as usize);
                 let task =
                     vertex.map_or(String::new(), |v| format!("{} ({}/{})", v.name, id.subtask + 1, v.parallelism));
-                self.fail(error, FailureSource { task, taskmanager, endpoint });
+                let source = FailureSource { task, taskmanager, endpoint };
+                if !matches!(error.code, ErrorCode::Exchange | ErrorCode::Connection) {
+                    self.fail(error, source);
+                } else if execution.consequence.is_none() {
+                    execution.consequence = Some((self.now.mono + CAUSE, error, source));
+                }
             }
         }
     }

@@ -234,6 +234,7 @@ impl Master {
         let stage = match &self.phase {
             Phase::Active(Stage::Backoff { until }) => Some(*until),
             Phase::Active(Stage::Stopping { deadline, .. }) => Some(*deadline),
+            Phase::Active(Stage::Running(e)) => e.consequence.as_ref().map(|c| c.0),
             Phase::Preparing => self.prepare_again,
             _ => None,
         };
@@ -272,6 +273,11 @@ impl Master {
                 self.out.push(Action::Io(Io::Prepare(self.options.clone())));
             }
             Phase::Active(Stage::Backoff { until }) if now >= *until => self.claim(),
+            Phase::Active(Stage::Running(e)) => {
+                if let Some((_, error, source)) = e.consequence.clone().filter(|c| now >= c.0) {
+                    self.fail(error, source);
+                }
+            }
             Phase::Active(Stage::Stopping { deadline, .. }) if now >= *deadline => {
                 let stuck: Vec<_> = self.registry.holding().map(|h| h.0).collect();
                 for c in stuck {

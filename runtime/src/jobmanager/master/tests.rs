@@ -281,6 +281,24 @@ fn a_user_error_restarts_with_a_delay_and_in_the_end_fails_the_job_by_the_log_fi
 }
 
 #[test]
+fn a_broken_channel_waits_for_its_cause() {
+    let broken = || TaskEvent::Failed(Error::external(ErrorCode::Connection, "the connection from b broke"));
+    let mut w = World::running();
+    let (first, last) = (w.ids()[0], w.ids()[3]);
+    w.say(last, broken());
+    assert_eq!(w.m.state(), JobState::Running);
+    w.say(first, TaskEvent::Failed(Error::user(ErrorCode::UserFunction, "no such airport")));
+    assert_eq!(w.m.exceptions().map(|e| e.message.as_str()).collect::<Vec<_>>(), ["no such airport"]);
+    // where nothing better is heard, it is the cause
+    let mut w = World::running();
+    w.say(last, broken());
+    assert!(w.m.next_wakeup() <= Duration::from_millis(50));
+    w.pass(50);
+    assert_eq!(w.m.exceptions().map(|e| e.message.as_str()).collect::<Vec<_>>(), ["the connection from b broke"]);
+    assert_eq!(w.m.state(), JobState::Restarting);
+}
+
+#[test]
 fn a_program_with_another_fingerprint_is_refused() {
     let mut w = World::running();
     let hello = Hello { id: "x".into(), slots: 1, data_address: "x:1".into(), fingerprint: "other".into(), pid: 1 };
