@@ -3,6 +3,7 @@ use crate::children::{Children, JobKey};
 use crate::clock;
 use crate::crd::status::Millis;
 use crate::crd::{StreamJob, StreamJobStatus};
+use crate::events::Events;
 use crate::job_client::JobClient;
 use crate::metrics::{Metrics, ReasonLabel};
 use crate::reconcile::apply::{Applier, ApplyError, is_conflict, is_gone};
@@ -16,10 +17,9 @@ use futures::StreamExt as _;
 use futures::channel::mpsc;
 use kube::api::{PartialObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::controller::{Action as Requeue, Config, Controller};
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{PredicateConfig, WatchStreamExt as _, watcher};
-use kube::{Api, Client, Resource as _, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -85,7 +85,7 @@ struct Context {
     children: Arc<Children>,
     watchers: Watchers,
     memory: Mutex<HashMap<JobKey, Memory>>,
-    recorder: Recorder,
+    events: Events,
     metrics: Arc<Metrics>,
 }
 
@@ -114,9 +114,8 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>, health
         }),
     );
     let jobs: Api<Key> = crate::children::api(client.clone(), options.namespace.as_deref());
-    let reporter = Reporter { controller: "weir-operator".into(), instance: Some(options.instance.clone()) };
     let context = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), reporter),
+        events: Events::new(client.clone(), options.instance.clone()),
         client,
         options,
         children,
@@ -375,9 +374,8 @@ impl Context {
         self.metrics.phase(&format!("{}/{}", key.0, key.1), None);
     }
 
-    /// Events are told beside the work, not before it.
+    /// One line and one event for each note.
     fn tell(&self, job: &StreamJob, notes: &[Note]) {
-        let reference = job.object_ref(&());
         for n in notes {
             if n.warning {
                 tracing::warn!(
@@ -399,31 +397,7 @@ impl Context {
                 );
             }
         }
-        let events: Vec<Event> = notes
-            .iter()
-            .map(|n| {
-                let mut note = n.message.clone();
-                crate::crd::conditions::truncate(&mut note, 1000);
-                Event {
-                    type_: if n.warning { EventType::Warning } else { EventType::Normal },
-                    reason: n.reason.clone(),
-                    note: Some(note),
-                    action: "Reconcile".into(),
-                    secondary: None,
-                }
-            })
-            .collect();
-        if events.is_empty() {
-            return;
-        }
-        let recorder = self.recorder.clone();
-        tokio::spawn(async move {
-            for e in events {
-                if let Err(error) = recorder.publish(&e, &reference).await {
-                    tracing::warn!(error = %error, reason = e.reason, "event not published");
-                }
-            }
-        });
+        self.events.publish(job, notes);
     }
 
     /// Test-only. The annotation goes first, so that the operator aborts once and not for ever.

@@ -7,6 +7,7 @@ pub mod children;
 pub mod clock;
 pub mod controller;
 pub mod crd;
+pub mod events;
 pub mod job_client;
 pub mod lease;
 pub mod metrics;

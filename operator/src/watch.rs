@@ -121,8 +121,8 @@ fn take(seen: &Mutex<StatusObs>, status: WeirStatus, now: Millis) -> (bool, bool
     let mut s = seen.lock().unwrap_or_else(PoisonError::into_inner);
     let any = s.last.as_ref() != Some(&status);
     let important = !s.reachable || s.last.as_ref().is_none_or(|l| decisive(l) != decisive(&status));
-    let same_state =
-        s.reachable && s.last.as_ref().is_some_and(|l| (l.phase, l.job_state) == (status.phase, status.job_state));
+    let state = |s: &WeirStatus| (s.phase, s.job_state, s.all_tasks_running);
+    let same_state = s.reachable && s.last.as_ref().is_some_and(|l| state(l) == state(&status));
     if !same_state {
         s.since = now;
     }

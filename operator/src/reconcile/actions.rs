@@ -26,6 +26,8 @@ pub(super) fn derive(p: &mut Planner<'_>) -> Vec<Action> {
         }
         return actions;
     }
+    // words to jobmanagers come first: they are what the job waits for
+    tell(p, &mut actions);
     let keep = keep(p);
     for (generation, wanted) in &keep {
         ensure(p.world.generations.get(generation), *generation, wanted, &mut actions);
@@ -36,7 +38,6 @@ pub(super) fn derive(p: &mut Planner<'_>) -> Vec<Action> {
             actions.push(Action::DeleteGeneration { generation: *generation });
         }
     }
-    tell(p, &mut actions);
     actions
 }
 
@@ -81,7 +82,7 @@ fn steady(p: &Planner<'_>, d: &Deployed) -> TaskManagers {
     let in_use = running.map_or(0, |s| d.spec.task_managers(s.parallelism));
     let least = wanted.max(for_rescale).max(in_use);
     // taskmanagers are taken away only where it is known that the job does not use them
-    if running.is_some_and(|s| s.all_tasks_running) && p.status.rescale.is_none() && p.status.rollout.is_none() {
+    if running.is_some() && p.status.rescale.is_none() && p.status.rollout.is_none() {
         TaskManagers::Exactly(least)
     } else {
         TaskManagers::AtLeast(least)

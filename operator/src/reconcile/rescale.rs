@@ -5,7 +5,6 @@ use super::plan::Planner;
 use crate::crd::DesiredState;
 use crate::crd::status::{Deployed, Millis, Rescale, RescaleStep};
 use weir_api::rest::{OperationState, WeirStatus};
-use weir_api::status::JobState;
 
 /// A job that does not run for so long cannot take a savepoint: a new generation takes over instead.
 const STUCK_MS: Millis = 15_000;
@@ -99,7 +98,7 @@ fn slots(p: &mut Planner<'_>, mut r: Rescale, s: &WeirStatus, wanted: u32) -> bo
         p.wake_at(at);
         return false;
     }
-    if s.slots_total < r.to || !s.all_tasks_running {
+    if s.slots_total < r.to {
         return false;
     }
     r.tries += 1;
@@ -114,10 +113,14 @@ fn slots(p: &mut Planner<'_>, mut r: Rescale, s: &WeirStatus, wanted: u32) -> bo
 fn requested(p: &mut Planner<'_>, mut r: Rescale, s: &WeirStatus) -> bool {
     let trigger = trigger(p.job.uid, &r);
     let operation = s.operation.as_ref().filter(|o| o.trigger_id == trigger);
-    if s.parallelism == r.to && s.all_tasks_running && s.job_state == JobState::Running {
+    if s.parallelism == r.to {
         p.note("Rescaled", format!("the job runs at parallelism {}", r.to));
         p.status.rescale = None;
         set_deployed(p, r.to);
+        // the attempt that the rescale began is no restart
+        if let Some(d) = &mut p.status.deployed {
+            d.attempt = i64::try_from(s.attempt).ok();
+        }
         return true;
     }
     let failure = match operation {

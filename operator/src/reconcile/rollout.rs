@@ -26,7 +26,7 @@ const WARM_UP_MS: Millis = 10_000;
 const NOT_RUNNING_MS: Millis = 15_000;
 /// The same after the savepoint was asked for.
 const SAVEPOINT_LOST_MS: Millis = 60_000;
-const RETRY_FIRST_MS: Millis = 10_000;
+const RETRY_FIRST_MS: Millis = 2_000;
 const RETRY_MAX_MS: Millis = 300_000;
 
 /// Id of the stop that the operator asks for: the same after a crash of the operator, another one for the next try.
@@ -296,8 +296,7 @@ fn starting(p: &mut Planner<'_>, mut r: Rollout) -> bool {
         p.status.rollout = Some(r);
         return true;
     }
-    let all_running = p.world.is_running(r.to) && p.world.status(r.to).is_some_and(|s| s.all_tasks_running);
-    if !all_running {
+    if !p.world.is_running(r.to) {
         return false;
     }
     r.baseline = last_checkpoint_index(p, r.to);

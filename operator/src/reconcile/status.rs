@@ -28,7 +28,7 @@ pub(super) fn observe(p: &mut Planner<'_>, old: &StreamJobStatus) {
     let problem = worst(p);
     let (reason, mut message) = match (&problem, &word) {
         (Some(x), _) => (x.reason.clone(), x.message.clone()),
-        (None, w) if w.phase == Phase::Running && !is_progressing(p) => (String::new(), String::new()),
+        (None, w) if w.phase == Phase::Running => (String::new(), String::new()),
         (None, w) => (w.reason.into(), w.message.clone()),
     };
     truncate(&mut message, MESSAGE_MAX);
@@ -164,7 +164,7 @@ fn word(p: &Planner<'_>, old: &StreamJobStatus) -> Word {
             "the jobmanager does not answer; it is being restarted".into(),
         );
     };
-    if !p.world.is_running(d.generation) || !s.all_tasks_running {
+    if !p.world.is_running(d.generation) {
         let why = if s.reason.is_empty() { String::new() } else { format!(": {}", s.reason) };
         return say(Phase::Restarting, "Restarting", format!("the job is {}{why}", s.job_state));
     }
@@ -289,10 +289,6 @@ fn worst(p: &Planner<'_>) -> Option<Problem> {
         }
         _ => None,
     }
-}
-
-fn is_progressing(p: &Planner<'_>) -> bool {
-    p.status.rollout.is_some() || p.status.rescale.is_some()
 }
 
 fn conditions(p: &Planner<'_>, word: &Word, problem: Option<&Problem>) -> Vec<Wanted> {

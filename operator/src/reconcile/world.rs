@@ -43,7 +43,7 @@ pub struct StatusObs {
     pub last: Option<WeirStatus>,
     /// The last request was answered (or is being waited for).
     pub reachable: bool,
-    /// Since when reachability, phase and job state are what they are.
+    /// Since when reachability, phase, job state and whether all tasks run are what they are.
     pub since: Millis,
 }
 

@@ -23,7 +23,7 @@ fn another_checkpoint_is_minor_and_another_state_is_not() {
     assert_eq!(take(&seen, s.clone(), 30), (false, false));
     s.all_tasks_running = false;
     assert_eq!(take(&seen, s.clone(), 40), (true, true));
-    assert_eq!(seen.lock().unwrap().since, 10);
+    assert_eq!(seen.lock().unwrap().since, 40);
     s.job_state = weir_api::status::JobState::Restarting;
     take(&seen, s.clone(), 50);
     assert_eq!(seen.lock().unwrap().since, 50);
