@@ -1,11 +1,11 @@
 //! Watches the children of all jobs and keeps of each object only what decides; wakes the reconciliation of the job that it belongs to.
-use crate::build::{CHILD_SELECTOR, LABEL_GENERATION, LABEL_JOB, LABEL_ROLE, Role};
+use crate::build::{CHILD_SELECTOR, CONTAINER, LABEL_GENERATION, LABEL_JOB, LABEL_ROLE, Role, STANDBY_CONTAINER};
 use crate::crd::status::Millis;
-use crate::reconcile::pods::{End, PodObs};
+use crate::reconcile::pods::{ContainerObs, End, PodObs};
 use crate::reconcile::world::{DeploymentObs, GenerationObs};
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ContainerState, Pod, Service};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
@@ -245,10 +245,8 @@ fn pod(p: &Pod) -> Option<Child> {
     let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let condition =
         |type_: &str, reason: &str| conditions.iter().find(|c| c.type_ == type_ && c.reason.as_deref() == Some(reason));
-    let container = status
-        .and_then(|s| s.container_statuses.as_ref())
-        .and_then(|c| c.iter().find(|c| c.name == crate::build::CONTAINER));
-    let state = container.and_then(|c| c.state.as_ref());
+    let ours = |c: &&ContainerStatus| [CONTAINER, STANDBY_CONTAINER].contains(&c.name.as_str());
+    let containers = status.and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
     let grace = p.metadata.deletion_grace_period_seconds.unwrap_or(0) * 1000;
     Some(Child::Pod(Box::new(PodObs {
         name: p.name_any(),
@@ -259,12 +257,19 @@ fn pod(p: &Pod) -> Option<Child> {
         node_lost: condition("DisruptionTarget", "DeletionByTaintManager").is_some()
             || status.and_then(|s| s.reason.as_deref()) == Some("NodeLost"),
         unschedulable: condition("PodScheduled", "Unschedulable").and_then(|c| c.message.clone()).unwrap_or_default(),
-        running: state.is_some_and(|s| s.running.is_some()),
-        waiting: state
-            .and_then(|s| s.waiting.as_ref())
-            .map(|w| (w.reason.clone().unwrap_or_default(), w.message.clone().unwrap_or_default())),
-        terminated: end(state),
-        last_terminated: end(container.and_then(|c| c.last_state.as_ref())),
-        restarts: container.map_or(0, |c| u32::try_from(c.restart_count).unwrap_or(0)),
+        containers: containers.iter().filter(ours).map(container).collect(),
+        unregistered: false,
     })))
+}
+
+fn container(c: &ContainerStatus) -> ContainerObs {
+    let state = c.state.as_ref();
+    let waiting = state.and_then(|s| s.waiting.as_ref());
+    ContainerObs {
+        running: state.and_then(|s| s.running.as_ref()).and_then(|r| millis(r.started_at.as_ref())),
+        waiting: waiting.map(|w| (w.reason.clone().unwrap_or_default(), w.message.clone().unwrap_or_default())),
+        terminated: end(state),
+        last_terminated: end(c.last_state.as_ref()),
+        restarts: u32::try_from(c.restart_count).unwrap_or(0),
+    }
 }

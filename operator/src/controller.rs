@@ -236,10 +236,16 @@ impl Context {
     fn observe(&self, key: &JobKey) -> (World, Vec<PodObs>, Verdict) {
         let now = clock::now();
         let mut generations = self.children.of(key);
+        let statuses = self.watchers.all(&key.0, &key.1);
+        for (g, status) in &statuses {
+            for pod in generations.get_mut(g).map(|g| &mut g.pods).into_iter().flatten() {
+                pod.unregistered = status.reachable && status.lost.contains(&pod.name);
+            }
+        }
         let pods: Vec<PodObs> = generations.values().flat_map(|g| g.pods.iter().cloned()).collect();
         let (verdict, refused, apply_error) =
             self.with_memory(key, |m| (m.pods.look(&pods, now), m.refused.clone(), m.apply_error.clone()));
-        for (g, status) in self.watchers.all(&key.0, &key.1) {
+        for (g, status) in statuses {
             generations.entry(g).or_default().status = Some(status);
         }
         let world = World { generations, refused, apply_error, problems: verdict.problems.clone(), now };

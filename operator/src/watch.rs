@@ -67,7 +67,12 @@ impl Watchers {
     }
 
     fn spawn(&self, target: Target) -> Watch {
-        let seen = Arc::new(Mutex::new(StatusObs { last: None, reachable: false, since: clock::now() }));
+        let seen = Arc::new(Mutex::new(StatusObs {
+            last: None,
+            reachable: false,
+            since: clock::now(),
+            lost: BTreeSet::new(),
+        }));
         let task = tokio::spawn(follow(self.client.clone(), target, seen.clone(), self.wake.clone()));
         Watch { seen, task }
     }
@@ -80,6 +85,7 @@ fn first(namespace: &str, job: &str) -> Target {
 async fn follow(client: JobClient, target: Target, seen: Arc<Mutex<StatusObs>>, wake: Wake) {
     let (mut after, mut failures) = (None, 0u32);
     let (mut woken, mut pending) = (0, false);
+    let mut crew = Crew::default();
     loop {
         let wait = if pending {
             Duration::from_millis(u64::try_from(woken + MINOR - clock::now()).unwrap_or(0))
@@ -90,6 +96,13 @@ async fn follow(client: JobClient, target: Target, seen: Arc<Mutex<StatusObs>>, 
             Ok(status) => {
                 failures = 0;
                 after = Some(status.version);
+                if crew.changed(&status) {
+                    match client.task_managers(&target).await {
+                        Ok(list) => crew.note(&status, list.into_iter().map(|t| t.id).collect()),
+                        Err(e) => tracing::debug!(error = %e, "taskmanagers not read"),
+                    }
+                    seen.lock().unwrap_or_else(PoisonError::into_inner).lost.clone_from(&crew.lost);
+                }
                 let (important, any) = take(&seen, status, clock::now());
                 pending |= any;
                 if important || pending && clock::now() - woken >= MINOR {
@@ -113,6 +126,32 @@ async fn follow(client: JobClient, target: Target, seen: Arc<Mutex<StatusObs>>, 
                 tokio::time::sleep((RETRY_FIRST * failures.min(64)).min(RETRY_MAX)).await;
             }
         }
+    }
+}
+
+/// The taskmanagers of one jobmanager process.
+#[derive(Default)]
+struct Crew {
+    instance: String,
+    count: u32,
+    ever: BTreeSet<String>,
+    lost: BTreeSet<String>,
+}
+
+impl Crew {
+    fn changed(&self, s: &WeirStatus) -> bool {
+        (self.instance.as_str(), self.count) != (s.instance.as_str(), s.taskmanagers)
+    }
+
+    fn note(&mut self, s: &WeirStatus, registered: BTreeSet<String>) {
+        if self.instance != s.instance {
+            // a new process has lost nobody yet: they are on their way
+            self.ever.clear();
+            self.instance.clone_from(&s.instance);
+        }
+        self.count = s.taskmanagers;
+        self.ever.extend(registered.iter().cloned());
+        self.lost = &self.ever - &registered;
     }
 }
 

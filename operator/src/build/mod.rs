@@ -22,6 +22,8 @@ pub const LABEL_ROLE: &str = "weir.dev/role";
 pub const CHILD_SELECTOR: &str = "app.kubernetes.io/managed-by=weir-operator,weir.dev/job";
 /// Name of the container that runs the job's image.
 pub const CONTAINER: &str = "weir";
+/// Name of the container that stands by.
+pub const STANDBY_CONTAINER: &str = "weir-standby";
 
 /// The two kinds of process of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

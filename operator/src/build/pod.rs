@@ -1,10 +1,10 @@
 //! Pure: the pod template of one role of one generation.
 use super::merge::merge;
-use super::{CONTAINER, Generation, Role};
+use super::{CONTAINER, Generation, Role, STANDBY_CONTAINER};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value, json};
 use weir_api::config::{
-    CONFIG_ENV, DEFAULT_DATA_PORT, DEFAULT_REST_PORT, DEFAULT_RPC_PORT, DEFAULT_TASKMANAGER_HTTP_PORT,
+    CONFIG_ENV, DEFAULT_DATA_PORT, DEFAULT_REST_PORT, DEFAULT_RPC_PORT, DEFAULT_TASKMANAGER_HTTP_PORT, STANDBY_ENV,
 };
 
 /// User and group of the job's processes.
@@ -39,7 +39,11 @@ pub fn pod_template(g: &Generation<'_>, role: Role) -> Result<Value, String> {
     if let (Some(l), Value::Object(ours)) = (labels.as_object_mut(), g.labels(Some(role))) {
         l.extend(ours);
     }
-    own_environment(g, role, &mut spec)?;
+    let standby = process.standby.unwrap_or(true);
+    own_environment(g, role, standby, &mut spec)?;
+    if standby {
+        add_standby(&mut spec);
+    }
     let template = json!({ "metadata": metadata, "spec": spec });
     serde_json::from_value::<PodTemplateSpec>(template.clone()).map_err(|e| {
         format!("{section}.podTemplate is not a pod template: {e}; compare with `kubectl explain pod.spec`")
@@ -115,10 +119,13 @@ fn base(g: &Generation<'_>, role: Role) -> Map<String, Value> {
 }
 
 /// Adds the operator's own variables after the merge, so that a template cannot take them away.
-fn own_environment(g: &Generation<'_>, role: Role, spec: &mut Map<String, Value>) -> Result<(), String> {
+fn own_environment(g: &Generation<'_>, role: Role, standby: bool, spec: &mut Map<String, Value>) -> Result<(), String> {
     let config =
         serde_json::to_string(&g.config(role)).map_err(|e| format!("failed to write the configuration: {e}"))?;
     let mut own = vec![json!({ "name": CONFIG_ENV, "value": config })];
+    if standby {
+        own.push(json!({ "name": STANDBY_ENV, "value": "1" }));
+    }
     if role == Role::TaskManager {
         let field =
             |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
@@ -137,4 +144,20 @@ fn own_environment(g: &Generation<'_>, role: Role, spec: &mut Map<String, Value>
     env.retain(|e| !e["name"].as_str().is_some_and(|n| n.starts_with("WEIR_")));
     env.extend(own);
     Ok(())
+}
+
+/// The container that stands by is the first one again, but it requests next to nothing: the two share what the pod requests, because only one of them works.
+/// A pod's ports are named once.
+fn add_standby(spec: &mut Map<String, Value>) {
+    let Some(containers) = spec.get_mut("containers").and_then(Value::as_array_mut) else { return };
+    if let Some(mut second) = containers.iter().find(|c| c["name"] == CONTAINER).cloned() {
+        second["name"] = STANDBY_CONTAINER.into();
+        if let Some(o) = second.as_object_mut() {
+            o.remove("ports");
+            let mut resources = o.get("resources").and_then(Value::as_object).cloned().unwrap_or_default();
+            resources.insert("requests".into(), json!({ "cpu": "1m", "memory": "8Mi" }));
+            o.insert("resources".into(), resources.into());
+        }
+        containers.push(second);
+    }
 }

@@ -44,7 +44,7 @@ fn processes_get_their_arguments_and_configuration() {
     let config = container(&d)["env"][0]["value"].as_str().unwrap();
     let ProcessConfig::TaskManager(c) = serde_json::from_str(config).unwrap() else { panic!("{config}") };
     assert_eq!((c.jobmanager.as_str(), c.slots), ("flights-g4:6123", 2));
-    assert_eq!(container(&d)["env"][2]["valueFrom"]["fieldRef"]["fieldPath"], "status.podIP");
+    assert_eq!(container(&d)["env"][3]["valueFrom"]["fieldRef"]["fieldPath"], "status.podIP");
 }
 
 #[test]
@@ -76,12 +76,12 @@ fn a_pod_template_adds_but_cannot_take_the_identity_away() {
         },
     }))
     .unwrap();
-    s.task_manager = ProcessSpec { resources: None, pod_template: Some(template) };
+    s.task_manager = ProcessSpec { pod_template: Some(template), ..ProcessSpec::default() };
     let d = generation(&s).deployment(Role::TaskManager, 1).unwrap();
     let labels = &d["spec"]["template"]["metadata"]["labels"];
     assert_eq!((&labels["team"], &labels["weir.dev/role"]), (&json!("a"), &json!("taskmanager")));
     let names: Vec<_> = container(&d)["env"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["A", "WEIR_CONFIG", "WEIR_TASKMANAGER_ID", "WEIR_ADVERTISED_HOST"]);
+    assert_eq!(names, ["A", "WEIR_CONFIG", "WEIR_STANDBY", "WEIR_TASKMANAGER_ID", "WEIR_ADVERTISED_HOST"]);
     assert_eq!(container(&d)["volumeMounts"].as_array().unwrap().len(), 2);
 }
 
@@ -103,4 +103,31 @@ fn the_service_finds_the_jobmanager_of_its_generation_only() {
     assert_eq!(service["metadata"]["name"], "flights-g4");
     assert_eq!(service["spec"]["selector"], jm["spec"]["selector"]["matchLabels"]);
     assert_eq!(service["spec"]["selector"]["weir.dev/generation"], "4");
+}
+
+#[test]
+fn each_pod_has_a_second_process_that_stands_by_unless_told_otherwise() {
+    let mut s = spec();
+    let names = |s: &StreamJobSpec, role| {
+        let d = generation(s).deployment(role, 1).unwrap();
+        let containers = d["spec"]["template"]["spec"]["containers"].as_array().unwrap().clone();
+        let env = |c: &Value| c["env"].as_array().unwrap().iter().any(|e| e["name"] == "WEIR_STANDBY");
+        containers.iter().map(|c| (c["name"].as_str().unwrap().to_owned(), env(c))).collect::<Vec<_>>()
+    };
+    let pair = vec![("weir".to_owned(), true), ("weir-standby".to_owned(), true)];
+    let single = vec![("weir".to_owned(), false)];
+    assert_eq!((names(&s, Role::JobManager), names(&s, Role::TaskManager)), (pair.clone(), pair.clone()));
+    s.task_manager.standby = Some(false);
+    assert_eq!((names(&s, Role::JobManager), names(&s, Role::TaskManager)), (pair, single));
+}
+
+#[test]
+fn the_process_that_stands_by_has_the_same_limits_and_requests_next_to_nothing() {
+    let mut s = spec();
+    s.task_manager.resources =
+        serde_json::from_value(json!({"requests": {"cpu": "4", "memory": "8Gi"}, "limits": {"memory": "8Gi"}}))
+            .unwrap();
+    let d = generation(&s).deployment(Role::TaskManager, 1).unwrap();
+    let second = &d["spec"]["template"]["spec"]["containers"][1];
+    assert_eq!(second["resources"], json!({"requests": {"cpu": "1m", "memory": "8Mi"}, "limits": {"memory": "8Gi"}}));
 }

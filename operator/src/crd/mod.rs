@@ -127,8 +127,12 @@ pub struct ProcessSpec {
     /// Requests and limits of the container. Absent: cpu 100m and memory 64Mi (jobmanager) or 128Mi (taskmanager) are requested, nothing is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
+    /// A second container in each pod stands by and takes over the moment the first is gone, so that its loss pauses the job for a fraction of a
+    /// second. It costs a few MiB of memory; it requests next to nothing, because only one of the two works. Absent: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<bool>,
     /// Merged over the pod that the operator builds: maps by key, lists of named things by name. The job's container is named
-    /// `weir`. Mount a PersistentVolumeClaim here when the checkpoint storage is a file:// URL.
+    /// `weir`; what is said of it holds for the one that stands by too. Mount a PersistentVolumeClaim here when the checkpoint storage is a file:// URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
 }

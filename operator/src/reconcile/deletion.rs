@@ -72,7 +72,7 @@ fn outcome(p: &Planner<'_>, since: Millis) -> Outcome {
     }
     // it never got as far as a claim, and is not about to
     let runs =
-        p.world.generations.values().flat_map(|g| &g.pods).any(|pod| pod.role == Role::JobManager && pod.running);
+        p.world.generations.values().flat_map(|g| &g.pods).any(|pod| pod.role == Role::JobManager && pod.is_running());
     if deployed.attempt.is_none() && !runs {
         return Outcome::NotCancelled("the job had not started".into());
     }

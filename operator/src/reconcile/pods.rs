@@ -21,10 +21,20 @@ pub struct PodObs {
     pub node_lost: bool,
     /// Why the scheduler finds no node; empty when it did.
     pub unschedulable: String,
-    pub running: bool,
+    /// The containers that run the job's image: one, or two where one stands by.
+    pub containers: Vec<ContainerObs>,
+    /// The jobmanager had it registered and lost it; the kubelet may not have noticed yet.
+    pub unregistered: bool,
+}
+
+/// A container of a pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContainerObs {
+    /// Since when it runs.
+    pub running: Option<Millis>,
     /// Reason and message of a container that waits.
     pub waiting: Option<(String, String)>,
-    /// The container's end, where it is over and not started again.
+    /// Its end, where it is over and not started again.
     pub terminated: Option<End>,
     /// The end before the current run.
     pub last_terminated: Option<End>,
@@ -49,6 +59,8 @@ const BACKOFF_FIRST_MS: Millis = 2_000;
 const BACKOFF_MAX_MS: Millis = 60_000;
 /// Deaths in youth in a row that are called a crash loop.
 const CRASH_LOOP: u32 = 2;
+/// A container that has started so recently may not have registered again.
+const SETTLED_MS: Millis = 5_000;
 /// How long a kill for lack of memory stays named after the last one.
 const OOM_SHOWN_MS: Millis = 60_000;
 /// A pod that is being deleted on a lost node is given up: its node cannot confirm, and the log's claim fences what may still run there.
@@ -67,8 +79,8 @@ struct History {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodHistory {
     roles: BTreeMap<(i64, Role), History>,
-    /// Ends already counted: pod uid -> time of the last one.
-    counted: BTreeMap<String, Millis>,
+    /// Ends already counted: pod uid and container -> time of the last one.
+    counted: BTreeMap<(String, usize), Millis>,
 }
 
 /// A pod to delete.
@@ -103,14 +115,16 @@ const CONFIG_REASONS: [&str; 7] = [
 impl PodHistory {
     /// Looks at all pods of a job.
     pub fn look(&mut self, pods: &[PodObs], now: Millis) -> Verdict {
-        self.counted.retain(|uid, _| pods.iter().any(|p| p.uid == *uid));
+        self.counted.retain(|(uid, _), _| pods.iter().any(|p| p.uid == *uid));
         self.roles.retain(|(g, r), h| {
             pods.iter().any(|p| (p.generation, p.role) == (*g, *r))
                 || h.last_end.as_ref().is_some_and(|e| now - e.finished < OOM_SHOWN_MS)
         });
         let mut v = Verdict::default();
         for pod in pods {
-            self.count(pod, now);
+            for (n, c) in pod.containers.iter().enumerate() {
+                self.count(pod, n, c, now);
+            }
         }
         for pod in pods {
             self.judge(pod, now, &mut v);
@@ -126,9 +140,9 @@ impl PodHistory {
         v
     }
 
-    fn count(&mut self, pod: &PodObs, now: Millis) {
-        let Some(end) = pod.terminated.as_ref().or(pod.last_terminated.as_ref()) else { return };
-        let counted = self.counted.entry(pod.uid.clone()).or_insert(Millis::MIN);
+    fn count(&mut self, pod: &PodObs, n: usize, container: &ContainerObs, now: Millis) {
+        let Some(end) = container.terminated.as_ref().or(container.last_terminated.as_ref()) else { return };
+        let counted = self.counted.entry((pod.uid.clone(), n)).or_insert(Millis::MIN);
         if *counted >= end.finished {
             return;
         }
@@ -160,22 +174,20 @@ impl PodHistory {
         if !pod.unschedulable.is_empty() {
             v.problem(pod, "Unschedulable", &pod.unschedulable);
         }
-        let backing_off = pod.waiting.as_ref().is_some_and(|(r, _)| r == "CrashLoopBackOff");
-        // the first end in a pod is the kubelet's: it restarts the container at once
-        let ended_again = pod.terminated.is_some() && pod.restarts > 0;
-        if backing_off || ended_again {
+        // while one of two runs, the job does; the first end of a container is the kubelet's: it restarts it at once
+        let down = !pod.containers.is_empty() && pod.containers.iter().all(ContainerObs::pays_back_off);
+        let lost = pod.unregistered && pod.containers.iter().all(|c| c.is_lost(now));
+        if down || lost {
             let not_before = self.roles.get(&(pod.generation, pod.role)).map_or(0, |h| h.not_before);
             if now >= not_before {
+                let why = if lost { "its process is gone" } else { "its container ended" };
                 v.replace.push(
-                    pod.replace(
-                        false,
-                        "its container ended, and a fresh pod starts sooner than the kubelet restarts it",
-                    ),
+                    pod.replace(false, &format!("{why}, and a fresh pod starts sooner than the kubelet restarts it")),
                 );
             } else {
                 v.wake(not_before);
             }
-        } else if let Some((reason, message)) = &pod.waiting
+        } else if let Some((reason, message)) = pod.containers.iter().find_map(|c| c.waiting.as_ref())
             && CONFIG_REASONS.contains(&reason.as_str())
         {
             // the kubelet alternates between the try and the wait: one condition, one event
@@ -185,7 +197,24 @@ impl PodHistory {
     }
 }
 
+impl ContainerObs {
+    /// It is over, and the kubelet waits (or will) before it starts it again.
+    fn pays_back_off(&self) -> bool {
+        self.waiting.as_ref().is_some_and(|(r, _)| r == "CrashLoopBackOff")
+            || self.terminated.is_some() && self.restarts > 0
+    }
+
+    /// Its process is gone although Kubernetes does not say so yet, and its restart would be delayed.
+    fn is_lost(&self, now: Millis) -> bool {
+        self.pays_back_off() || self.restarts > 0 && self.running.is_some_and(|since| now - since >= SETTLED_MS)
+    }
+}
+
 impl PodObs {
+    pub fn is_running(&self) -> bool {
+        self.containers.iter().any(|c| c.running.is_some())
+    }
+
     fn replace(&self, force: bool, why: &str) -> Replace {
         Replace { name: self.name.clone(), uid: self.uid.clone(), force, why: why.into() }
     }

@@ -1,7 +1,7 @@
 //! What is observed of a job: its children in Kubernetes and its jobmanagers' own word. Plain data, built by the shell.
 use super::pods::PodObs;
 use crate::crd::status::Millis;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use weir_api::rest::{JobManagerPhase, WeirStatus};
 use weir_api::status::JobState;
 
@@ -45,6 +45,8 @@ pub struct StatusObs {
     pub reachable: bool,
     /// Since when reachability, phase, job state and whether all tasks run are what they are.
     pub since: Millis,
+    /// Taskmanagers that this jobmanager process had registered and lost, by the pod's name.
+    pub lost: BTreeSet<String>,
 }
 
 /// Something wrong, for the Degraded condition.

@@ -15,7 +15,7 @@ fn status() -> WeirStatus {
 
 #[test]
 fn another_checkpoint_is_minor_and_another_state_is_not() {
-    let seen = Mutex::new(StatusObs { last: None, reachable: false, since: 0 });
+    let seen = Mutex::new(StatusObs { last: None, reachable: false, since: 0, lost: BTreeSet::new() });
     assert_eq!(take(&seen, status(), 10), (true, true));
     let mut s = status();
     (s.version, s.log_head) = (2, Some(4));
@@ -30,4 +30,21 @@ fn another_checkpoint_is_minor_and_another_state_is_not() {
     assert!(lose(&seen, 60) && !lose(&seen, 70));
     assert_eq!(take(&seen, s, 80), (true, false));
     assert_eq!(seen.lock().unwrap().since, 80);
+}
+
+#[test]
+fn only_taskmanagers_that_this_process_had_registered_count_as_lost() {
+    let ids = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<BTreeSet<_>>();
+    let mut c = Crew::default();
+    let mut s = status();
+    assert!(c.changed(&s));
+    c.note(&s, ids(&["a", "b"]));
+    assert!(!c.changed(&s) && c.lost.is_empty());
+    s.taskmanagers = 1;
+    assert!(c.changed(&s));
+    c.note(&s, ids(&["b"]));
+    assert_eq!(c.lost, ids(&["a"]));
+    (s.instance, s.taskmanagers) = ("j".into(), 0);
+    c.note(&s, ids(&[]));
+    assert!(c.lost.is_empty());
 }

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// Environment variable that holds a [`ProcessConfig`] as JSON.
 pub const CONFIG_ENV: &str = "WEIR_CONFIG";
+/// Environment variable of a process that shares its pod with another of its kind: when set, it waits until the other is gone.
+pub const STANDBY_ENV: &str = "WEIR_STANDBY";
 /// Port of the jobmanager's REST interface, as in Flink.
 pub const DEFAULT_REST_PORT: u16 = 8081;
 /// Port on which the jobmanager takes the taskmanagers' control connections, as in Flink.

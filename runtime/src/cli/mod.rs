@@ -3,6 +3,7 @@ mod local;
 pub mod options;
 pub mod plan;
 mod run;
+mod standby;
 
 use crate::error::Result;
 use crate::graph::{JobGraph, LogicalGraph};

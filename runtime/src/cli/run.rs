@@ -1,5 +1,5 @@
 //! Runs the processes: runtimes, signals, exit codes.
-use super::local;
+use super::{local, standby};
 use crate::error::{Error, ErrorCode, Result};
 use crate::exchange::{Exchange, Identity};
 use crate::graph::LogicalGraph;
@@ -34,6 +34,7 @@ pub fn local(config: JobConfig, graph: LogicalGraph) -> Result<ExitCode> {
 pub fn jobmanager(config: JobManagerConfig, graph: LogicalGraph) -> Result<ExitCode> {
     telemetry::init("info");
     let runtime = control_runtime()?;
+    let _turn = runtime.block_on(standby::turn("jobmanager", &[&config.rpc_address, &config.rest_address]))?;
     let (exit, _) = runtime.block_on(async {
         let rpc = bind(&config.rpc_address, "taskmanagers").await?;
         let http = bind(&config.rest_address, "REST").await?;
@@ -59,8 +60,10 @@ pub fn jobmanager(config: JobManagerConfig, graph: LogicalGraph) -> Result<ExitC
 pub fn taskmanager(config: TaskManagerConfig, graph: LogicalGraph) -> Result<ExitCode> {
     telemetry::init("info");
     let config = taskmanager::complete_config(config, |name| std::env::var(name).ok());
-    let data = data_runtime(config.slots)?;
     let control = control_runtime()?;
+    let ports = config.http_address.iter().chain([&config.data_address]).map(String::as_str);
+    let _turn = control.block_on(standby::turn("taskmanager", &ports.collect::<Vec<_>>()))?;
+    let data = data_runtime(config.slots)?;
     let graph = Arc::new(graph);
     control.block_on(async {
         let health = Health::default();

@@ -414,6 +414,7 @@ impl Sim {
                     reachable: k.manager.is_some(),
                     last: self.status(*g, k),
                     since: self.now - 3_000,
+                    lost: std::collections::BTreeSet::new(),
                 }),
             };
             (*g, seen)

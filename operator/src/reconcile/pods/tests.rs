@@ -10,12 +10,14 @@ fn pod(name: &str) -> PodObs {
         deleting_since: None,
         node_lost: false,
         unschedulable: String::new(),
-        running: true,
-        waiting: None,
-        terminated: None,
-        last_terminated: None,
-        restarts: 0,
+        containers: vec![ContainerObs { running: Some(0), ..ContainerObs::default() }],
+        unregistered: false,
     }
+}
+
+/// The only container.
+fn only(p: &mut PodObs) -> &mut ContainerObs {
+    &mut p.containers[0]
 }
 
 fn end(started: Millis, finished: Millis, reason: &str, exit_code: i32) -> End {
@@ -30,14 +32,16 @@ fn names(v: &Verdict) -> Vec<&str> {
 fn the_first_end_is_left_to_the_kubelet_and_the_second_costs_the_pod() {
     let mut h = PodHistory::default();
     let mut p = pod("a");
-    p.terminated = Some(end(0, 60_000, "Error", 137));
+    only(&mut p).terminated = Some(end(0, 60_000, "Error", 137));
     assert_eq!(h.look(&[p.clone()], 60_100), Verdict::default());
-    (p.terminated, p.last_terminated, p.restarts) = (None, Some(end(0, 60_000, "Error", 137)), 1);
+    let c = only(&mut p);
+    (c.terminated, c.last_terminated, c.restarts) = (None, Some(end(0, 60_000, "Error", 137)), 1);
     assert!(names(&h.look(&[p.clone()], 61_000)).is_empty());
-    p.terminated = Some(end(61_000, 90_000, "Error", 137));
+    only(&mut p).terminated = Some(end(61_000, 90_000, "Error", 137));
     assert_eq!(names(&h.look(&[p.clone()], 90_100)), ["a"]);
     // already in back-off when first seen: the operator was away
-    (p.terminated, p.waiting) = (None, Some(("CrashLoopBackOff".into(), "back-off 10s".into())));
+    let c = only(&mut p);
+    (c.terminated, c.waiting) = (None, Some(("CrashLoopBackOff".into(), "back-off 10s".into())));
     assert_eq!(names(&PodHistory::default().look(&[p], 90_200)), ["a"]);
 }
 
@@ -47,8 +51,8 @@ fn repeated_kills_of_a_healthy_pod_never_wait() {
     for kill in 1..20 {
         let at = kill * 15_000;
         let mut p = pod(&format!("p{kill}"));
-        p.restarts = 1;
-        p.terminated = Some(end(at - 12_000, at, "Error", 137));
+        only(&mut p).restarts = 1;
+        only(&mut p).terminated = Some(end(at - 12_000, at, "Error", 137));
         assert_eq!(h.look(&[p], at + 10).replace.len(), 1, "kill {kill}");
     }
 }
@@ -60,8 +64,8 @@ fn pods_that_keep_dying_young_are_replaced_ever_more_rarely_and_named() {
     let mut problem = String::new();
     for n in 0..12 {
         let mut p = pod(&format!("p{n}"));
-        p.restarts = 1;
-        p.terminated = Some(end(at, at + 500, "Error", 1));
+        only(&mut p).restarts = 1;
+        only(&mut p).terminated = Some(end(at, at + 500, "Error", 1));
         at += 500;
         let v = h.look(&[p.clone()], at);
         if let Some(x) = v.problems.first() {
@@ -77,8 +81,8 @@ fn pods_that_keep_dying_young_are_replaced_ever_more_rarely_and_named() {
     assert!(problem.ends_with("exit code 1: error: no such file /data"), "{problem}");
     // a long life starts over
     let mut p = pod("old");
-    p.restarts = 1;
-    p.terminated = Some(end(at, at + 20_000, "Error", 137));
+    only(&mut p).restarts = 1;
+    only(&mut p).terminated = Some(end(at, at + 20_000, "Error", 137));
     assert_eq!(names(&h.look(&[p], at + 20_001)), ["old"]);
 }
 
@@ -86,7 +90,7 @@ fn pods_that_keep_dying_young_are_replaced_ever_more_rarely_and_named() {
 fn an_end_counts_once_however_often_it_is_seen() {
     let mut h = PodHistory::default();
     let mut p = pod("a");
-    p.last_terminated = Some(end(0, 500, "Error", 1));
+    only(&mut p).last_terminated = Some(end(0, 500, "Error", 1));
     for now in [600, 700, 800, 900] {
         assert!(h.look(&[p.clone()], now).problems.is_empty());
     }
@@ -96,7 +100,8 @@ fn an_end_counts_once_however_often_it_is_seen() {
 fn lack_of_memory_is_named_and_forgotten_after_a_minute() {
     let mut h = PodHistory::default();
     let mut p = pod("a");
-    (p.last_terminated, p.restarts) = (Some(end(0, 50_000, "OOMKilled", 137)), 1);
+    let c = only(&mut p);
+    (c.last_terminated, c.restarts) = (Some(end(0, 50_000, "OOMKilled", 137)), 1);
     let v = h.look(&[p.clone()], 50_500);
     assert_eq!(v.problems[0].reason, "OOMKilled");
     assert!(v.problems[0].message.contains("spec.taskManager.resources.limits.memory"));
@@ -107,7 +112,8 @@ fn lack_of_memory_is_named_and_forgotten_after_a_minute() {
 #[test]
 fn pull_and_scheduling_problems_are_named_with_kubernetes_own_words() {
     let mut p = pod("a");
-    (p.running, p.waiting) = (false, Some(("ImagePullBackOff".into(), "Back-off pulling image \"x:1\"".into())));
+    let c = only(&mut p);
+    (c.running, c.waiting) = (None, Some(("ImagePullBackOff".into(), "Back-off pulling image \"x:1\"".into())));
     let mut q = pod("b");
     q.unschedulable = "0/2 nodes are available: 2 Insufficient cpu.".into();
     let v = PodHistory::default().look(&[p, q], 0);
@@ -127,4 +133,30 @@ fn a_pod_on_a_lost_node_is_given_up() {
     assert!(h.look(&[p.clone()], 16_000).replace[0].force);
     p.node_lost = true;
     assert!(h.look(&[p], 2_000).replace[0].force);
+}
+
+#[test]
+fn a_pod_with_one_of_two_processes_left_is_left_alone() {
+    let mut h = PodHistory::default();
+    let mut p = pod("a");
+    p.containers.push(ContainerObs { running: Some(0), ..ContainerObs::default() });
+    let c = &mut p.containers[0];
+    (c.running, c.restarts, c.terminated) = (None, 3, Some(end(0, 60_000, "Error", 137)));
+    assert!(names(&h.look(&[p.clone()], 60_100)).is_empty());
+    let c = &mut p.containers[1];
+    (c.running, c.terminated) = (None, Some(end(0, 61_000, "Error", 137)));
+    assert!(names(&h.look(&[p.clone()], 61_100)).is_empty(), "the kubelet restarts the second at once");
+    p.containers[1].restarts = 1;
+    assert_eq!(names(&h.look(&[p], 61_200)), ["a"]);
+}
+
+#[test]
+fn a_taskmanager_that_its_jobmanager_lost_is_replaced_before_the_kubelet_notices() {
+    let mut h = PodHistory::default();
+    let mut p = pod("a");
+    p.unregistered = true;
+    assert!(names(&h.look(&[p.clone()], 60_000)).is_empty(), "the kubelet restarts it at once");
+    only(&mut p).restarts = 1;
+    assert!(names(&h.look(&[p.clone()], 3_000)).is_empty(), "it has just started");
+    assert_eq!(names(&h.look(&[p], 60_000)), ["a"]);
 }
