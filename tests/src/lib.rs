@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod cmd;
 pub mod helm;
 pub mod image;
+pub mod job;
 pub mod kubectl;
 pub mod local;
 pub mod oracle;

@@ -10,23 +10,39 @@ use crate::image::{Image, ImageSpec, REGISTRY, build_image, cargo_build};
 /// Where the input of the flights example lies in its image.
 pub const FLIGHTS_INPUT: &str = "/data/flights-2013.csv.zst";
 
-/// The images that the chart and the flights example need.
+/// The images that the chart, the flights example and the tests need.
 #[derive(Debug, Clone)]
 pub struct WeirImages {
     pub operator: Image,
     pub flights: Image,
+    /// The same program as another image, to upgrade to.
+    pub flights_next: Image,
+    /// Another job: its state is not that of the flights.
+    pub wordcount: Image,
+}
+
+impl WeirImages {
+    /// The archives of all of them.
+    pub fn archives(&self) -> [&Path; 4] {
+        [&self.operator.archive, &self.flights.archive, &self.flights_next.archive, &self.wordcount.archive]
+    }
 }
 
 /// Builds the binaries (release profile) and their images into `<target>/weir-images`.
 pub fn build() -> Result<WeirImages> {
     let programs = cargo_build(&["--release", "--package", "weir-operator", "--bin", "weir-operator"])?;
     let operator = programs.get("weir-operator").context("cargo built no weir-operator")?;
-    let programs = cargo_build(&["--release", "--package", "weir-runtime", "--example", "flights"])?;
+    let programs =
+        cargo_build(&["--release", "--package", "weir-runtime", "--example", "flights", "--example", "wordcount"])?;
     let flights = programs.get("flights").context("cargo built no example flights")?;
+    let wordcount = programs.get("wordcount").context("cargo built no example wordcount")?;
     let dir = folder(operator)?;
+    let wordcount = ImageSpec::new(format!("{REGISTRY}/wordcount"), wordcount).file(FLIGHTS_INPUT, &flights_input());
     Ok(WeirImages {
         operator: build_image(&operator_spec(operator), &dir)?,
         flights: build_image(&flights_spec(flights)?, &dir)?,
+        flights_next: build_image(&flights_spec(flights)?.content("/etc/version", "next"), &dir)?,
+        wordcount: build_image(&wordcount, &dir)?,
     })
 }
 

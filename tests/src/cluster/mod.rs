@@ -108,6 +108,13 @@ impl Cluster {
         }
     }
 
+    /// Why this machine can have no cluster at all; `None` where it can.
+    pub fn impossible() -> Result<Option<&'static str>> {
+        let built_in = matches!(wanted()?, Wanted::BuiltIn(_));
+        Ok((built_in && !rustix::process::geteuid().is_root())
+            .then_some("the built-in cluster needs root; there is neither KUBECONFIG nor Docker with kind"))
+    }
+
     /// Takes it down. A cluster that was given is not ours to take down.
     pub fn down() -> Result<()> {
         match wanted()? {
@@ -194,7 +201,7 @@ impl Cluster {
 
     /// Loads the images and installs (or upgrades) the chart with them; returns when the operator is ready.
     pub fn install(&self, images: &WeirImages, values: &[(&str, &str)]) -> Result<()> {
-        self.load(&[&images.operator.archive, &images.flights.archive])?;
+        self.load(&images.archives())?;
         self.install_chart(&images.operator, values)
     }
 

@@ -16,6 +16,9 @@ pub struct Weir {
 }
 
 impl Weir {
+    /// The chart's values: crash injection is allowed, and an operator that was lost is replaced soon.
+    pub const VALUES: &[(&str, &str)] = &[CRASH_INJECTION, ("operator.leaderElection.leaseDuration", "3s")];
+
     /// Builds the images, brings the cluster up and installs the chart with crash injection allowed; at the first call of a
     /// process, the others get the same, or the same error.
     pub fn shared() -> Result<&'static Self> {
@@ -28,7 +31,7 @@ impl Weir {
     fn set_up() -> Result<Self> {
         let images = weir_images::build()?;
         let cluster = Cluster::up()?;
-        cluster.install(&images, &[CRASH_INJECTION])?;
+        cluster.install(&images, Self::VALUES)?;
         Ok(Self { cluster, images })
     }
 }
