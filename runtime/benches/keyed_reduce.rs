@@ -1,14 +1,13 @@
 //! Keyed reduce against a handwritten loop, in one process: `cargo bench --bench keyed_reduce -- [N] [RUNS]`.
-//! Each run of Weir is a process of its own (`local`), with checkpoints off and every second.
 //!
 //! Definition of the job: the splitmix64 of the sequence number picks one of K titles, money is 1 to 64; keyed by title, the
 //! running sum goes to a counting sink after every record. The loop does the same over `&str` and a flat hash map.
 use hashbrown::HashMap;
-use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Instant;
 use weir::connectors::{Blackhole, Generator};
 use weir::data::Str;
+use weir::dataflow::harness::Harness;
 use weir::job::Job;
 use weir_derive::Record;
 
@@ -30,19 +29,10 @@ struct Order {
     money: i64,
 }
 
-/// The job as a program of its own: the benchmark runs itself with the subcommand `local`.
-#[derive(clap::Args)]
-struct Arguments {
-    #[arg(long)]
-    count: u64,
-    #[arg(long)]
-    keys: u64,
-}
-
-fn keyed_reduce(job: &mut Job, args: &Arguments) -> weir::Result<()> {
-    let k = args.keys;
+fn weir(n: u64, k: u64, parallelism: u32) -> f64 {
     let titles: Arc<Vec<Str>> = Arc::new((0..k).map(|i| Str::from(format!("video-{i}"))).collect());
-    let generator = Generator::new(args.count, move |i| {
+    let mut job = Job::default();
+    let generator = Generator::new(n, move |i| {
         let h = mix(i);
         Order { title: titles[pick(h, k)].clone(), money: (h & 63) as i64 + 1 }
     });
@@ -50,31 +40,17 @@ fn keyed_reduce(job: &mut Job, args: &Arguments) -> weir::Result<()> {
         .key_by(|o| &o.title)
         .reduce("sum", |sum: &mut Order, o: Order| sum.money += o.money)
         .sink("count", Blackhole);
-    Ok(())
-}
-
-/// Events per second of a run in a process of its own, start and end included; with a checkpoint every second or without.
-fn weir(n: u64, k: u64, parallelism: u32, checkpoints: bool) -> f64 {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.args([
-        "local",
-        "--count",
-        &n.to_string(),
-        "--keys",
-        &k.to_string(),
-        "--parallelism",
-        &parallelism.to_string(),
-    ]);
-    if checkpoints {
-        command.arg("--checkpoints").arg(folder.path()).args(["--checkpoint-interval", "1s"]);
-    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(parallelism as usize)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let started = Instant::now();
-    let out = command.output().expect("runs");
-    let seconds = started.elapsed().as_secs_f64();
-    let text = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success() && text.contains("finished"), "{text}");
-    n as f64 / seconds
+    runtime.block_on(async {
+        let harness = Harness::start(job.into_graph(), parallelism).await.expect("starts");
+        harness.finish().await.expect("finishes");
+    });
+    n as f64 / started.elapsed().as_secs_f64()
 }
 
 fn handwritten(n: u64, k: u64) -> f64 {
@@ -93,30 +69,15 @@ fn handwritten(n: u64, k: u64) -> f64 {
     n as f64 / started.elapsed().as_secs_f64()
 }
 
-fn main() -> ExitCode {
-    if std::env::args().nth(1).is_some_and(|a| a == "local") {
-        return weir::main(keyed_reduce);
-    }
+fn main() {
     let args: Vec<u64> = std::env::args().filter_map(|a| a.parse().ok()).collect();
-    let (n, runs) = (args.first().copied().unwrap_or(100_000_000), args.get(1).copied().unwrap_or(5));
-    println!("million events per second; medians of {runs} interleaved runs; in brackets the ratio to the loop");
-    println!("{:>9} {:>8} {:>16} {:>16} {:>16} {:>16}", "keys", "loop", "p=1", "p=1, 1 s", "p=2", "p=2, 1 s");
+    let (n, runs) = (args.first().copied().unwrap_or(50_000_000), args.get(1).copied().unwrap_or(3));
+    println!("{:>10} {:>12} {:>12} {:>12} {:>8} {:>8}", "keys", "loop M/s", "p=1 M/s", "p=2 M/s", "p1/loop", "p2/loop");
     for k in [2, 1_000, 1_000_000] {
-        let n = if k > 100_000 { n / 5 } else { n };
-        let run = |_| {
-            [handwritten(n, k), weir(n, k, 1, false), weir(n, k, 1, true), weir(n, k, 2, false), weir(n, k, 2, true)]
-        };
-        let rows: Vec<[f64; 5]> = (0..runs).map(run).collect();
-        let median = |of: &dyn Fn(&[f64; 5]) -> f64| {
-            let mut all: Vec<f64> = rows.iter().map(of).collect();
-            all.sort_by(f64::total_cmp);
-            all[all.len() / 2]
-        };
-        print!("{k:>9} {:>8.1}", median(&|r| r[0]) / 1e6);
-        for i in 1..5 {
-            print!(" {:>8.1} ({:.2})", median(&|r| r[i]) / 1e6, median(&|r| r[i] / r[0]));
-        }
-        println!();
+        let n = if k > 100_000 { n / 3 } else { n };
+        let mut rows: Vec<[f64; 3]> = (0..runs).map(|_| [handwritten(n, k), weir(n, k, 1), weir(n, k, 2)]).collect();
+        rows.sort_by(|a, b| (a[1] / a[0]).total_cmp(&(b[1] / b[0])));
+        let [l, a, b] = rows[rows.len() / 2].map(|x| x / 1e6);
+        println!("{k:>10} {l:>12.1} {a:>12.1} {b:>12.1} {:>8.2} {:>8.2}", a / l, b / l);
     }
-    ExitCode::SUCCESS
 }

@@ -18,9 +18,7 @@ use std::process::ExitCode;
 /// the arguments.
 pub fn main<A: Args>(job: impl Fn(&mut Job, &A) -> Result<()>) -> ExitCode {
     let program = std::env::args().next().unwrap_or_default();
-    let stem = std::path::Path::new(&program).file_stem().map_or("job".into(), |s| s.to_string_lossy());
-    // the job's default name, which must also do as a Kubernetes name
-    let program = stem.replace('_', "-").to_lowercase();
+    let program = std::path::Path::new(&program).file_stem().map_or("job".into(), |s| s.to_string_lossy().into_owned());
     let cli = Cli::<A>::parse();
     match start(&program, cli, job) {
         Ok(code) => code,

@@ -154,8 +154,6 @@ fn data_runtime(slots: u32) -> Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(slots.clamp(1, 1024) as usize)
         .thread_name("weir-task")
-        // a task runs for up to a millisecond between two yields: with the default of 61 polls, sockets would wait too long
-        .event_interval(4)
         .enable_all()
         .build()
         .map_err(no_runtime)

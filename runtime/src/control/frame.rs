@@ -132,6 +132,7 @@ mod tests {
             data_address: "127.0.0.1:6121".into(),
             fingerprint: "00".into(),
             pid: 1,
+            highest: Default::default(),
         })
     }
 

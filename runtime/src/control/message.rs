@@ -40,6 +40,9 @@ pub struct Hello {
     /// [`crate::graph::LogicalGraph::fingerprint`] of the graph that the process built.
     pub fingerprint: String,
     pub pid: u32,
+    /// The highest attempt that it has followed; it takes no task of this one or an earlier one any more.
+    #[serde(default)]
+    pub highest: Attempt,
 }
 
 /// To a taskmanager. The first message of a connection is `Welcome` or `Refused`.

@@ -29,6 +29,8 @@ pub enum Io {
         parallelism: Option<u32>,
         /// Smallest checkpoint id that this process has not used.
         next: CheckpointId,
+        /// The attempt must be higher: taskmanagers have followed this one.
+        after: Attempt,
     },
     Publish(Box<Publish>),
     /// Delete the directory of a snapshot that will never complete.
@@ -144,6 +146,8 @@ pub struct Store {
     writer: Option<LogWriter>,
     /// Attempts are counted in memory where there is no storage.
     attempts: u64,
+    /// What the next claim's attempt must be higher than, whatever the log says.
+    after: Attempt,
     clock: fn() -> Millis,
 }
 
@@ -154,7 +158,7 @@ impl Store {
             Some(url) => Some(Storage::open(url, &config.job)?),
             None => None,
         };
-        Ok(Self { config, graph, storage, writer: None, attempts: 0, clock })
+        Ok(Self { config, graph, storage, writer: None, attempts: 0, after: Attempt(0), clock })
     }
 
     /// The job's root, for names of snapshots.
@@ -167,7 +171,8 @@ impl Store {
         while let Some(io) = queue.recv().await {
             match io {
                 Io::Prepare(options) => reply(IoReply::Prepared(self.prepare(&options).await)),
-                Io::Claim { options, parallelism, next } => {
+                Io::Claim { options, parallelism, next, after } => {
+                    self.after = after;
                     reply(IoReply::Claimed(self.claim(&options, parallelism, next).await));
                 }
                 Io::Publish(p) => reply(IoReply::Published { id: p.id, result: self.publish(&p).await }),
@@ -253,7 +258,7 @@ impl Store {
                 return refused(why);
             }
             let parallelism = parallelism.unwrap_or(self.config.parallelism);
-            self.attempts += 1;
+            self.attempts = self.attempts.max(self.after.0) + 1;
             let (spec, plan) = self.spec(parallelism);
             let mut claimed = Claimed {
                 attempt: Attempt(self.attempts),
@@ -309,12 +314,14 @@ impl Store {
         enumerate(&self.graph, &spec, &mut assignment).await?;
         let claim = start.claim(&view, &request, &spec, prepared.restores.clone(), next);
         let next = claim.next_checkpoint;
-        let writer = match Log::new(storage.clone()).claim(view, Nonce::random(), claim, (self.clock)()).await {
-            Ok(LogClaimed::Won(writer)) => writer,
-            Ok(LogClaimed::Raced) => return Ok(None),
-            Err(AppendError::Fenced(e)) => return Ok(Some(Verdict::Fenced(e.message))),
-            Err(AppendError::Refused(e) | AppendError::Fault(e)) => return Err(e),
-        };
+        let writer =
+            match Log::new(storage.clone()).claim_after(self.after, view, Nonce::random(), claim, (self.clock)()).await
+            {
+                Ok(LogClaimed::Won(writer)) => writer,
+                Ok(LogClaimed::Raced) => return Ok(None),
+                Err(AppendError::Fenced(e)) => return Ok(Some(Verdict::Fenced(e.message))),
+                Err(AppendError::Refused(e) | AppendError::Fault(e)) => return Err(e),
+            };
         let view = writer.view().await;
         let claimed = Claimed {
             attempt: writer.attempt,

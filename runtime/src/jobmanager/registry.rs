@@ -93,6 +93,11 @@ impl Registry {
         all
     }
 
+    /// The highest attempt that one of them has followed under an earlier jobmanager.
+    pub fn highest_followed(&self) -> Attempt {
+        self.members.values().map(|t| t.hello.highest).max().unwrap_or_default()
+    }
+
     pub fn connections(&self) -> impl Iterator<Item = ConnectionId> {
         self.members.keys().copied()
     }
@@ -122,7 +127,7 @@ mod tests {
     use super::*;
 
     fn hello(id: &str, slots: u32) -> Hello {
-        Hello { id: id.into(), slots, data_address: "h:1".into(), fingerprint: "f".into(), pid: 1 }
+        Hello { id: id.into(), slots, data_address: "h:1".into(), fingerprint: "f".into(), pid: 1, highest: Attempt(0) }
     }
     const A: ConnectionId = ConnectionId(1);
     const B: ConnectionId = ConnectionId(2);

@@ -10,6 +10,7 @@ use crate::exchange::{Channels, Exchange};
 use crate::graph::{JobGraph, LogicalGraph};
 use crate::observe::TaskMetrics;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use weir_api::ids::Attempt;
@@ -37,16 +38,26 @@ pub enum Order {
 
 /// Counters of the running tasks, shared with the heartbeat.
 #[derive(Clone, Default)]
-pub struct Running(Arc<Mutex<(Attempt, Vec<(TaskId, TaskMetrics)>)>>);
+pub struct Running {
+    tasks: Arc<Mutex<(Attempt, Vec<(TaskId, TaskMetrics)>)>>,
+    highest: Arc<AtomicU64>,
+}
 
 impl Running {
     pub fn heartbeat(&self) -> Heartbeat {
-        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let tasks = running.1.iter().map(|(id, m)| (*id, TaskCounters::from(m))).collect();
         Heartbeat { attempt: running.0, tasks, resident_bytes: crate::observe::resident_bytes() }
     }
     fn set(&self, attempt: Attempt, tasks: Vec<(TaskId, TaskMetrics)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (attempt, tasks);
+        *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) = (attempt, tasks);
+    }
+    /// The highest attempt that was deployed or cancelled here.
+    pub fn highest(&self) -> Attempt {
+        Attempt(self.highest.load(Ordering::Relaxed))
+    }
+    fn follow(&self, attempt: Attempt) {
+        self.highest.fetch_max(attempt.0, Ordering::Relaxed);
     }
 }
 
@@ -83,11 +94,13 @@ impl Attempts {
                     self.end(&mut current).await;
                     let attempt = deployment.attempt;
                     highest = attempt;
+                    self.running.follow(attempt);
                     current =
                         self.start(me, *deployment, storage, &mut orders, &mut waiting).await.map(|r| (attempt, r));
                 }
                 Order::Cancel { attempt } => {
                     highest = highest.max(attempt);
+                    self.running.follow(attempt);
                     if current.as_ref().is_some_and(|c| c.0 <= attempt) {
                         self.end(&mut current).await;
                     }

@@ -42,6 +42,7 @@ pub async fn run(tm: TaskManager, data_address: String, mut shutdown: Shutdown) 
         data_address,
         fingerprint: tm.graph.fingerprint(),
         pid: std::process::id(),
+        highest: running.highest(),
     };
     let mut session = Session { hello, orders, running, health: tm.health.clone() };
     let (mut backoff, mut lost) = (BACKOFF, Instant::now());
@@ -150,7 +151,7 @@ impl Session {
         let stream = stream.unwrap_or(Err(std::io::ErrorKind::TimedOut.into()))?;
         stream.set_nodelay(true)?;
         let (mut connection, to_jm) = Connection::open(stream).await?;
-        to_jm.send(ToJobManager::Hello(self.hello.clone()));
+        to_jm.send(ToJobManager::Hello(Hello { highest: self.running.highest(), ..self.hello.clone() }));
         match connection.recv().await? {
             ToTaskManager::Welcome(w) => Ok((connection, to_jm, w)),
             ToTaskManager::Refused { reason } => Err(ControlError::Refused(reason)),

@@ -79,7 +79,20 @@ impl Log {
     /// Appends a claim right behind `view`: whatever was decided by the view still holds when it is won. `at` is wall-clock
     /// milliseconds. The attempt is `view.next_attempt()`.
     pub async fn claim(&self, view: LogView, nonce: Nonce, claim: Claim, at: i64) -> Result<Claimed, AppendError> {
-        let attempt = view.next_attempt();
+        self.claim_after(Attempt(0), view, nonce, claim, at).await
+    }
+
+    /// As [`Self::claim`], with an attempt above `after` as well: one that is known although the log does not have it (the
+    /// log's folder was deleted, and taskmanagers live on).
+    pub async fn claim_after(
+        &self,
+        after: Attempt,
+        view: LogView,
+        nonce: Nonce,
+        claim: Claim,
+        at: i64,
+    ) -> Result<Claimed, AppendError> {
+        let attempt = view.next_attempt().max(Attempt(after.0.saturating_add(1)));
         let entry = LogEntry { attempt, nonce, at, body: Body::Claim(claim) };
         let mut writer = Writer::new(&view);
         let step = writer.claim(entry.clone());

@@ -58,6 +58,11 @@ impl Master {
     /// Deploys the claimed attempt as soon as enough slots are registered.
     pub(super) fn deploy_if_possible(&mut self) {
         let Phase::Active(Stage::Slots(claimed)) = &mut self.phase else { return };
+        if self.registry.highest_followed() >= claimed.attempt {
+            // without storage, or with one that was deleted, attempts start over: a taskmanager that lives on would drop them
+            tracing::info!(attempt = %claimed.attempt, "taskmanagers have followed a higher attempt: claiming one above it");
+            return self.claim();
+        }
         let members: Vec<_> = self.registry.by_id().into_iter().filter(|(_, t)| !t.leaving).collect();
         let offers: Vec<Offer> = members.iter().map(|(_, t)| Offer { slots: t.hello.slots }).collect();
         let placed = match schedule::place(claimed.plan.slots(), &offers) {

@@ -418,6 +418,7 @@ impl Master {
             options: self.options.clone(),
             parallelism: self.next_parallelism,
             next: self.coordinator.next_checkpoint(),
+            after: self.registry.highest_followed(),
         }));
     }
 

@@ -117,7 +117,8 @@ impl World {
     }
     fn hello(&mut self, c: ConnectionId, id: &str, slots: u32) {
         let fingerprint = graph().fingerprint();
-        let hello = Hello { id: id.into(), slots, data_address: format!("{id}:1"), fingerprint, pid: 1 };
+        let hello =
+            Hello { id: id.into(), slots, data_address: format!("{id}:1"), fingerprint, pid: 1, highest: Attempt(0) };
         self.on(Event::Message(c, ToJobManager::Hello(hello)));
     }
     fn say(&mut self, task: TaskId, event: TaskEvent) {
@@ -230,6 +231,21 @@ fn a_lost_taskmanager_restarts_the_job_at_once_when_the_others_have_let_go() {
 }
 
 #[test]
+fn taskmanagers_that_followed_higher_attempts_get_one_above() {
+    let mut w = World::new(config());
+    w.on(Event::Started);
+    w.ready(false);
+    w.claimed(2);
+    w.take();
+    let fingerprint = graph().fingerprint();
+    let highest = Attempt(7);
+    let hello = Hello { id: "a".into(), slots: 2, data_address: "a:1".into(), fingerprint, pid: 1, highest };
+    w.on(Event::Message(A, ToJobManager::Hello(hello)));
+    assert!(w.has_io(|io| matches!(io, Io::Claim { after: Attempt(7), .. })), "{:?}", w.out);
+    assert!(!w.sent(A, |m| matches!(m, ToTaskManager::Deploy { .. })), "it would be dropped without a word");
+}
+
+#[test]
 fn other_free_slots_are_used_at_once() {
     let mut w = World::running();
     w.hello(C, "c", 4);
@@ -301,7 +317,14 @@ fn a_broken_channel_waits_for_its_cause() {
 #[test]
 fn a_program_with_another_fingerprint_is_refused() {
     let mut w = World::running();
-    let hello = Hello { id: "x".into(), slots: 1, data_address: "x:1".into(), fingerprint: "other".into(), pid: 1 };
+    let hello = Hello {
+        id: "x".into(),
+        slots: 1,
+        data_address: "x:1".into(),
+        fingerprint: "other".into(),
+        pid: 1,
+        highest: Attempt(0),
+    };
     w.on(Event::Message(C, ToJobManager::Hello(hello)));
     assert!(w.sent(C, |m| matches!(m, ToTaskManager::Refused { reason } if reason.contains("fingerprint other"))));
     assert_eq!(w.m.registry().len(), 2);
