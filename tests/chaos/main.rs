@@ -18,11 +18,15 @@ const CASES: &[Case] = &[
     ("two_jobmanagers_the_older_one_is_fenced", scenarios::two_jobmanagers_the_older_one_is_fenced),
     ("frozen_taskmanager_commits_nothing_when_it_thaws", scenarios::frozen_taskmanager_commits_nothing_when_it_thaws),
     ("stop_and_restart_at_another_parallelism", scenarios::stop_and_restart_at_another_parallelism),
+    ("frozen_cluster_is_harmless_when_it_thaws", scenarios::frozen_cluster_is_harmless_when_it_thaws),
+    ("jobmanager_killed_while_the_job_ends", scenarios::jobmanager_killed_while_the_job_ends),
+    ("job_without_storage_starts_anew_with_its_taskmanagers", scenarios::job_without_storage_starts_anew),
+    ("storage_that_was_deleted_is_a_new_start", scenarios::storage_that_was_deleted_is_a_new_start),
     ("finished_job_is_not_run_again_by_a_restart", scenarios::finished_job_is_not_run_again_by_a_restart),
 ];
 
 fn main() -> ExitCode {
-    suite::main(CASES, 1)
+    suite::main(CASES, 3)
 }
 
 fn number(name: &str, default: u64) -> Result<u64> {
@@ -37,7 +41,7 @@ fn kills_at_random_moments() -> Test {
         seed: number("WEIR_CHAOS_SEED", 20_260)?,
         kills: number("WEIR_CHAOS_KILLS", 30)?,
         kills_per_run: 10,
-        repeat: 6,
+        repeat: 2,
         only_kills: false,
         dir: None,
         verbose: false,

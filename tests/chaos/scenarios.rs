@@ -9,8 +9,8 @@ use weir_tests::oracle::{self, Expected, Order, OutputFiles};
 use weir_tests::poll::wait_until;
 use weir_tests::suite::{Test, Verdict};
 
-/// Readings of the input: the job is still at it when the blow comes.
-const REPEAT: u64 = 5;
+/// Records a second: so one reading of the input lasts long enough, and the scenarios run beside each other.
+const RATE: u64 = 30_000;
 const END: Duration = Duration::from_secs(180);
 const OFTEN: Duration = Duration::from_millis(5);
 
@@ -21,11 +21,17 @@ struct Scenario {
 }
 
 impl Scenario {
+    /// The job reads its input once, within about ten seconds.
     fn new() -> Result<Self> {
+        let scenario = Self::unthrottled()?;
+        Ok(Self { spec: scenario.spec.clone().argument("--rate", RATE), ..scenario })
+    }
+
+    fn unthrottled() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("weir-scenario-").tempdir()?;
         let input = local::input()?;
-        let spec = JobSpec::flights(dir.path(), &input, REPEAT)?;
-        Ok(Self { spec, expected: Expected::from_file(&input, REPEAT)?, dir })
+        let spec = JobSpec::flights(dir.path(), &input, 1)?;
+        Ok(Self { spec, expected: Expected::from_file(&input, 1)?, dir })
     }
 
     /// Runs the test's body; keeps the folder when it fails.
@@ -177,7 +183,7 @@ pub fn stop_and_restart_at_another_parallelism() -> Test {
 
 /// Whoever supervises the jobmanager starts it again with the same words, also when it had just ended the job.
 pub fn finished_job_is_not_run_again_by_a_restart() -> Test {
-    Scenario::new()?.play(|s| {
+    Scenario::unthrottled()?.play(|s| {
         let mut job = LocalJob::new(s.spec.clone(), 1)?;
         job.start_all(1, 1, None)?;
         let log = s.spec.log()?;
@@ -190,6 +196,109 @@ pub fn finished_job_is_not_run_again_by_a_restart() -> Test {
         s.check_end(&mut job)?;
         let text = job.jobmanager()?.text();
         ensure!(text.contains("Finished") || text.contains("finished"), "it does not say why it ends:\n{text}");
+        Ok(())
+    })
+}
+
+/// A whole generation falls silent, another one takes over and ends the job; then the first wakes up and believes to be alone.
+pub fn frozen_cluster_is_harmless_when_it_thaws() -> Test {
+    Scenario::new()?.play(|s| {
+        let mut older = LocalJob::start(s.spec.clone(), 2, 2, 1)?;
+        older.wait_checkpoint()?;
+        older.jobmanager()?.signal(Signal::STOP)?;
+        for tm in &mut older.taskmanagers {
+            tm.signal(Signal::STOP)?;
+        }
+        let mut newer = LocalJob::tagged(s.spec.clone(), 3, "newer-")?;
+        newer.start_all(3, 1, Some("latest"))?;
+        let end = newer.wait_end(END)?;
+        ensure!(end == "Finished", "the job ended {end}");
+        drop(newer);
+        let output = s.dir.path().join("output");
+        let parts = OutputFiles::of(&output)?.parts;
+        oracle::check(&output, &s.expected, Order::Kept)?.must_be_exact()?;
+        let log = s.spec.log()?;
+        let before = (log.indexes()?, log.snapshot_folders()?);
+
+        for tm in &mut older.taskmanagers {
+            tm.signal(Signal::CONT)?;
+        }
+        let jm = older.jobmanager()?;
+        jm.signal(Signal::CONT)?;
+        let exit = jm.wait(Duration::from_secs(30))?;
+        ensure!(code(exit) == 3, "the older jobmanager ended with {exit}:\n{}", jm.tail());
+        for tm in &mut older.taskmanagers {
+            tm.signal(Signal::TERM)?;
+            tm.wait(Duration::from_secs(20))?;
+        }
+        let files = OutputFiles::of(&output)?;
+        ensure!(files.parts == parts, "it committed something: {:?}", files.parts);
+        ensure!(log.indexes()? == before.0, "it wrote to the log: {:?}", log.indexes()?);
+        let open: Vec<_> = files.hidden.iter().filter(|f| f.extension().is_some_and(|e| e != "pending")).collect();
+        ensure!(open.is_empty(), "left over: {open:?}");
+        println!("{} files of the fenced attempt wait for the next start's sweep", files.hidden.len());
+        Ok(())
+    })
+}
+
+/// Between the last checkpoint, by which the sinks commit all, and the entry that says that the job has ended.
+pub fn jobmanager_killed_while_the_job_ends() -> Test {
+    Scenario::unthrottled()?.play(|s| {
+        let mut job = LocalJob::start(s.spec.clone(), 2, 2, 1)?;
+        let log = s.spec.log()?;
+        let ending = |kinds: &[&str]| {
+            wait_until("the end of the job", END, Duration::from_micros(200), || {
+                let last = log.last()?;
+                Ok(last.is_some_and(|e| e.kind == "terminal" || kinds.iter().any(|k| e.body["kind"] == *k)))
+            })
+        };
+        ending(&["Final"])?;
+        job.jobmanager()?.kill()?;
+        println!("killed behind {:?}", log.last()?.map(|e| e.kind));
+        for _ in 0..3 {
+            job.start_jobmanager(Some("latest"))?;
+            job.revive_taskmanagers(2)?;
+            // again, at any moment of what remains to be done
+            std::thread::sleep(Duration::from_millis(40));
+            job.jobmanager()?.kill()?;
+        }
+        job.start_jobmanager(Some("latest"))?;
+        job.revive_taskmanagers(2)?;
+        s.check_end(&mut job)
+    })
+}
+
+/// Nothing is kept, so nothing can be resumed: but the taskmanagers that live on serve the next jobmanager.
+pub fn job_without_storage_starts_anew() -> Test {
+    Scenario::new()?.play(|s| {
+        let mut spec = s.spec.clone();
+        spec.checkpoints = None;
+        let mut job = LocalJob::start(spec, 2, 2, 1)?;
+        job.wait_running()?;
+        for _ in 0..2 {
+            job.jobmanager()?.kill()?;
+            job.start_jobmanager(None)?;
+            job.wait_running()?;
+        }
+        Ok(())
+    })
+}
+
+/// The taskmanagers have seen higher attempts than the new log has.
+pub fn storage_that_was_deleted_is_a_new_start() -> Test {
+    Scenario::new()?.play(|s| {
+        let mut job = LocalJob::start(s.spec.clone(), 2, 2, 1)?;
+        job.wait_checkpoint()?;
+        for _ in 0..2 {
+            job.jobmanager()?.kill()?;
+            job.start_jobmanager(Some("latest"))?;
+            job.wait_checkpoint()?;
+        }
+        job.jobmanager()?.kill()?;
+        std::fs::remove_dir_all(s.spec.checkpoints.as_ref().context("a storage")?)?;
+        job.start_jobmanager(Some("latest"))?;
+        job.wait_running()?;
+        job.wait_checkpoint()?;
         Ok(())
     })
 }

@@ -21,7 +21,6 @@ const CASES: &[Case] = &[
     ("objects_fit_the_kubernetes_api_whatever_the_values", || with_tools(objects_fit_the_api)),
     ("watching_one_namespace_needs_no_rights_in_others", || with_tools(one_namespace_needs_no_rights_in_others)),
     ("wrong_values_are_refused_with_a_sentence", || with_tools(wrong_values_are_refused)),
-    ("the_example_fits_the_definition_of_streamjobs", || with_tools(example_fits_the_definition)),
     ("the_schemas_find_what_is_wrong", || with_tools(schemas_find_what_is_wrong)),
 ];
 
@@ -188,14 +187,6 @@ fn wrong_values_are_refused() -> Result<()> {
             Err(error) => ensure!(format!("{error:#}").contains(expected), "{set}: {error:#}"),
         }
     }
-    Ok(())
-}
-
-fn example_fits_the_definition() -> Result<()> {
-    let path = checkout().join("runtime/examples/flights/streamjob.yaml");
-    let yaml = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let kinds = kinds(&yaml)?;
-    ensure!(kinds.contains("StreamJob"), "{kinds:?}");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! One run of the job from its start to its end, with blows in between, and the verdict on its output.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use super::schedule::{Blow, Moment, Schedule, Step};
-use crate::local::{JobSpec, LocalJob, Proc, code};
+use crate::local::{Answer, JobSpec, LocalJob, Proc, code};
 use crate::oracle::{self, Expected, Order, OutputFiles};
 
 const OFTEN: Duration = Duration::from_millis(5);
@@ -53,9 +54,16 @@ struct Chaos<'a> {
     job: LocalJob,
     outcome: Outcome,
     generation: u32,
+    /// The largest parallelism so far.
+    most: u32,
     /// Processes of a fenced generation that may still run.
     old: Vec<Proc>,
     began: Instant,
+}
+
+/// Whether a process ended as SIGTERM asks for; one that had not come far enough to take signals just ends.
+fn is_end(proc: &Proc, exit: std::process::ExitStatus) -> bool {
+    code(exit) == 0 || (exit.signal() == Some(15) && !proc.text().contains("manager starts"))
 }
 
 /// Whether the job goes on.
@@ -91,7 +99,8 @@ impl Run {
         let began = Instant::now();
         let job = LocalJob::start(spec, self.parallelism, self.taskmanagers, self.slots)?;
         let outcome = Outcome::default();
-        let mut chaos = Chaos { run: self, job, outcome, generation: 0, old: Vec::new(), began };
+        let mut chaos =
+            Chaos { run: self, job, outcome, generation: 0, most: self.parallelism, old: Vec::new(), began };
         let mut life = Life::On;
         for step in Schedule::new(self.seed, self.only_kills) {
             if chaos.outcome.kills >= self.kills {
@@ -219,14 +228,14 @@ impl Chaos<'_> {
                 let tm = &mut self.job.taskmanagers[n];
                 tm.signal(Signal::TERM)?;
                 let exit = tm.wait(Duration::from_secs(20))?;
-                ensure!(code(exit) == 0, "{} ended with {exit} after SIGTERM:\n{}", tm.name, tm.tail());
+                ensure!(is_end(tm, exit), "{} ended with {exit} after SIGTERM:\n{}", tm.name, tm.tail());
                 self.job.start_taskmanager(n)?;
             }
             Blow::EndJobmanager => {
                 let jm = self.job.jobmanager()?;
                 jm.signal(Signal::TERM)?;
                 let exit = jm.wait(Duration::from_secs(20))?;
-                ensure!(code(exit) == 0, "the jobmanager ended with {exit} after SIGTERM:\n{}", jm.tail());
+                ensure!(is_end(jm, exit), "the jobmanager ended with {exit} after SIGTERM:\n{}", jm.tail());
                 if let Some(end) = self.job.spec.log()?.terminal()? {
                     ensure!(end == "Finished", "SIGTERM ended the job: {end}");
                     return Ok(Life::Ended);
@@ -254,10 +263,82 @@ impl Chaos<'_> {
                 }
                 std::thread::sleep(delay);
                 self.kill_jobmanager()?;
-                self.job.revive_taskmanagers(self.run.taskmanagers)?;
+                self.job.revive_taskmanagers(self.needed())?;
+            }
+            Blow::Rescale(parallelism) => return self.rescale(parallelism),
+            Blow::KillWhileRescaling(parallelism, delay) => {
+                // refused when the tasks do not run just now: then it is a plain kill
+                let _ = self.ask_for_parallelism(parallelism);
+                std::thread::sleep(delay);
+                self.kill_jobmanager()?;
+            }
+            Blow::CancelAndRestore => return self.cancel_and_restore(),
+            Blow::Savepoint => {
+                if let Ok(path) = self.job.job_path() {
+                    let _ = self.job.send("POST", &format!("{path}/savepoints"), "{}");
+                }
             }
         }
         Ok(Life::On)
+    }
+
+    fn ask_for_parallelism(&self, parallelism: u32) -> Result<Answer> {
+        let trigger = format!("rescale-{}", self.began.elapsed().as_micros());
+        let body = format!("{{\"parallelism\":{parallelism},\"triggerId\":\"{trigger}\"}}");
+        self.job.send("PUT", "/weir/v1/parallelism", &body)
+    }
+
+    /// By REST, in the running job: the jobmanager stays.
+    fn rescale(&mut self, parallelism: u32) -> Result<Life> {
+        self.most = self.most.max(parallelism);
+        self.job.revive_taskmanagers(self.needed())?;
+        let begin = Instant::now();
+        while begin.elapsed() < MOMENT {
+            if self.tend()? == Life::Ended {
+                return Ok(Life::Ended);
+            }
+            // refused while tasks do not run, or too few slots are registered
+            let answer = self.ask_for_parallelism(parallelism);
+            if answer.is_ok_and(|a| a.status == 202) {
+                break;
+            }
+            std::thread::sleep(OFTEN * 4);
+        }
+        Ok(Life::On)
+    }
+
+    fn cancel_and_restore(&mut self) -> Result<Life> {
+        let begin = Instant::now();
+        loop {
+            if self.tend()? == Life::Ended {
+                return Ok(Life::Ended);
+            }
+            let cancelled =
+                self.job.job_path().and_then(|path| self.job.send("PATCH", &format!("{path}?mode=cancel"), ""));
+            if cancelled.is_ok_and(|a| a.status == 202) {
+                break;
+            }
+            if begin.elapsed() > MOMENT {
+                return Ok(Life::On);
+            }
+            std::thread::sleep(OFTEN * 4);
+        }
+        let jm = self.job.jobmanager()?;
+        let exit = jm.wait(Duration::from_secs(30))?;
+        ensure!(code(exit) == 0, "the jobmanager ended with {exit} after a cancel:\n{}", jm.tail());
+        match self.job.spec.log()?.terminal()?.as_deref() {
+            Some("Finished") => return Ok(Life::Ended),
+            Some("Canceled") => {}
+            other => bail!("after a cancel the log ends with {other:?}"),
+        }
+        self.job.start_jobmanager(Some("latest"))?;
+        self.job.revive_taskmanagers(self.needed())?;
+        Ok(Life::On)
+    }
+
+    /// Taskmanagers for the largest parallelism so far.
+    fn needed(&self) -> usize {
+        self.run.taskmanagers.max((self.most as usize).div_ceil(self.run.slots as usize))
     }
 
     fn pick(&self, n: u64) -> usize {
@@ -292,7 +373,7 @@ impl Chaos<'_> {
         let parallelism = self.job.parallelism;
         let tag = format!("g{}-", self.generation);
         let mut next = LocalJob::tagged(self.job.spec.clone(), parallelism, &tag)?;
-        next.start_all(self.run.taskmanagers, self.run.slots, Some("latest"))?;
+        next.start_all(self.needed(), self.run.slots, Some("latest"))?;
         let mut first = std::mem::replace(&mut self.job, next);
         let mut jm = first.jobmanager.take().context("no jobmanager runs")?;
         let exit = jm.wait(Duration::from_secs(30)).context("the older jobmanager was not fenced")?;
@@ -327,11 +408,10 @@ impl Chaos<'_> {
             other => bail!("after a stop the log ends with {other:?}"),
         }
         self.job.parallelism = parallelism;
-        let slots = self.run.slots as usize;
-        let needed = self.run.taskmanagers.max((parallelism as usize).div_ceil(slots));
+        self.most = self.most.max(parallelism);
         self.job.start_jobmanager(Some(location.as_deref().unwrap_or("latest")))?;
         // taskmanagers end with the job, by hand
-        self.job.revive_taskmanagers(needed)?;
+        self.job.revive_taskmanagers(self.needed())?;
         Ok(Life::On)
     }
 

@@ -69,6 +69,14 @@ pub enum Blow {
     StopAndRescale(u32),
     /// The jobmanager is killed while it stops the job with a savepoint.
     KillWhileStopping(Duration),
+    /// Another parallelism by REST, in the running job.
+    Rescale(u32),
+    /// The jobmanager is killed while it rescales the job.
+    KillWhileRescaling(u32, Duration),
+    /// Cancelled by REST, which keeps the checkpoints; started again from the latest.
+    CancelAndRestore,
+    /// A savepoint by REST, which commits nothing.
+    Savepoint,
 }
 
 impl Blow {
@@ -76,6 +84,7 @@ impl Blow {
     pub const fn kills(self) -> u64 {
         match self {
             Self::KillTaskmanager(_) | Self::KillJobmanager | Self::KillWhileStopping(_) => 1,
+            Self::KillWhileRescaling(..) => 1,
             Self::KillBoth(_) | Self::KillJobmanagerTwice(_) => 2,
             _ => 0,
         }
@@ -119,19 +128,24 @@ impl Schedule {
 
     fn blow(&mut self) -> Blow {
         let dice = &mut self.dice;
-        let most = if self.only_kills { 79 } else { 99 };
+        let most = if self.only_kills { 77 } else { 109 };
+        let pause = |dice: &mut Dice, most| Duration::from_millis(dice.between(0, most));
         match dice.between(0, most) {
             0..36 => Blow::KillTaskmanager(dice.next()),
-            36..64 => Blow::KillJobmanager,
-            64..72 => Blow::KillBoth(dice.next()),
-            72..80 => Blow::KillJobmanagerTwice(Duration::from_millis(dice.between(0, 400))),
-            80..83 => Blow::EndTaskmanager(dice.next()),
-            83..86 => Blow::EndJobmanager,
-            86..89 => Blow::FreezeTaskmanager(dice.next()),
-            89..91 => Blow::FreezeJobmanager,
-            91..93 => Blow::SecondCluster,
-            93..97 => Blow::StopAndRescale(dice.one_of(&[1, 2, 3])),
-            _ => Blow::KillWhileStopping(Duration::from_millis(dice.between(0, 300))),
+            36..62 => Blow::KillJobmanager,
+            62..70 => Blow::KillBoth(dice.next()),
+            70..78 => Blow::KillJobmanagerTwice(pause(dice, 400)),
+            78..81 => Blow::EndTaskmanager(dice.next()),
+            81..84 => Blow::EndJobmanager,
+            84..87 => Blow::FreezeTaskmanager(dice.next()),
+            87..89 => Blow::FreezeJobmanager,
+            89..92 => Blow::SecondCluster,
+            92..95 => Blow::StopAndRescale(dice.one_of(&[1, 2, 3])),
+            95..99 => Blow::KillWhileStopping(pause(dice, 300)),
+            99..102 => Blow::Rescale(dice.one_of(&[1, 2, 3])),
+            102..106 => Blow::KillWhileRescaling(dice.one_of(&[1, 2, 3]), pause(dice, 300)),
+            106..108 => Blow::CancelAndRestore,
+            _ => Blow::Savepoint,
         }
     }
 }
@@ -158,7 +172,7 @@ mod tests {
     fn every_kind_of_blow_comes() {
         let kinds: std::collections::HashSet<_> =
             Schedule::new(1, false).take(2000).map(|s| std::mem::discriminant(&s.blow)).collect();
-        assert_eq!(kinds.len(), 11);
+        assert_eq!(kinds.len(), 15);
         assert!(Schedule::new(1, true).take(2000).all(|s| s.blow.kills() > 0));
     }
 }
