@@ -52,7 +52,7 @@ pub enum Error {
     Read(#[source] Box<kube::Error>),
     #[error("failed to write the StreamJob: {0}")]
     Write(#[source] Box<kube::Error>),
-    /// Somebody wrote in between: the next look sees it.
+    /// What the look was based on has changed: look again at once.
     #[error("the StreamJob changed in between")]
     Conflict,
     #[error(transparent)]
@@ -352,13 +352,15 @@ impl Context {
             Some(ApplyError::Refused { .. }) => Err(Error::Conflict),
             Some(e) => Err(e.into()),
             None => {
-                self.with_memory(key, |m| {
+                let mended = self.with_memory(key, |m| {
                     m.failures = 0;
-                    if next.actions.iter().any(is_create) || m.apply_error.is_empty() {
-                        m.apply_error.clear();
-                    }
                     m.refused.retain(|k, _| refusal_matters(k, &next.status));
+                    !std::mem::take(&mut m.apply_error).is_empty()
                 });
+                // the record still names the error
+                if mended {
+                    return Err(Error::Conflict);
+                }
                 Ok(())
             }
         }

@@ -18,7 +18,7 @@ const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// Why an action was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", words(source))]
     Kubernetes { what: String, source: Box<kube::Error> },
     #[error("{0}")]
     Build(String),
@@ -210,6 +210,14 @@ impl Applier<'_> {
         K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
     {
         Api::namespaced(self.client.clone(), self.namespace)
+    }
+}
+
+/// The API server's own sentence, without the envelope.
+fn words(e: &kube::Error) -> String {
+    match e {
+        kube::Error::Api(s) if !s.message.is_empty() => s.message.clone(),
+        e => e.to_string(),
     }
 }
 

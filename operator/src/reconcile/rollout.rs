@@ -164,8 +164,11 @@ fn warming(p: &mut Planner<'_>, r: Rollout) -> bool {
     let slots = p.world.status(r.to).map_or(0, |s| s.slots_total);
     let waited = p.now() - r.since;
     let waits = WARM_UP == WarmUp::BeforeSavepoint && slots < r.spec.parallelism && waited < WARM_UP_MS;
-    // a job that never ran has nothing to lose by being replaced at once
+    // a job that does not run has nothing to lose by being replaced at once
     let old_runs = r.from.is_some_and(|g| p.world.is_running(g));
+    if old_runs && slots < r.spec.parallelism && !may_fit_later(p, &r) {
+        return false;
+    }
     if waits && old_runs {
         p.wake_at(r.since + WARM_UP_MS);
         return false;
@@ -174,6 +177,14 @@ fn warming(p: &mut Planner<'_>, r: Rollout) -> bool {
         Strategy::Savepoint => ask_for_savepoint(p, r),
         Strategy::LastState | Strategy::Stateless | Strategy::Redeploy => old_is_stopped(p, r),
     }
+}
+
+/// Whether the new taskmanagers only lack room, which the old ones may hold. Anything else (an image, a template, a crash) would still be wrong
+/// when the old generation is gone.
+fn may_fit_later(p: &Planner<'_>, r: &Rollout) -> bool {
+    let created = p.world.generations.get(&r.to).is_some_and(|g| g.task_manager.is_some());
+    let broken = p.world.problems.iter().any(|x| x.generation == r.to && x.reason != "Unschedulable");
+    created && !broken
 }
 
 /// Asks for the savepoint, or finds that none can be taken.

@@ -3,7 +3,7 @@
 use super::*;
 
 use crate::crd::status::RolloutKind;
-use crate::reconcile::world::{DeploymentObs, GenerationObs, StatusObs};
+use crate::reconcile::world::{DeploymentObs, GenerationObs, Problem, StatusObs};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use weir_api::rest::{
@@ -56,12 +56,15 @@ pub struct Sim {
     pub now: Millis,
     /// Generations whose image cannot be pulled.
     pub broken: Vec<i64>,
+    /// Generations whose taskmanagers do not start.
+    pub slotless: Vec<i64>,
     /// Generations whose graph does not fit the state.
     pub misfits: Vec<i64>,
     pub savepoints_fail: u32,
     /// The job ends by itself at this length of the log.
     pub finishes_at: Option<usize>,
     pub invalid: Option<String>,
+    pub problems: Vec<Problem>,
     refused: BTreeMap<String, String>,
     crash_in: Option<usize>,
     pub points: usize,
@@ -88,10 +91,12 @@ impl Sim {
             notes: Vec::new(),
             now: 1_000_000,
             broken: Vec::new(),
+            slotless: Vec::new(),
             misfits: Vec::new(),
             savepoints_fail: 0,
             finishes_at: None,
             invalid: None,
+            problems: Vec::new(),
             refused: BTreeMap::new(),
             crash_in: None,
             points: 0,
@@ -320,7 +325,7 @@ impl Sim {
                 }
                 continue;
             }
-            k.slots = k.task_managers.unwrap_or(0);
+            k.slots = if self.slotless.contains(&g) { 0 } else { k.task_managers.unwrap_or(0) };
             if k.has_manager && !self.broken.contains(&g) {
                 self.work(g);
             }
@@ -423,7 +428,7 @@ impl Sim {
             generations: generations.collect(),
             refused: self.refused.clone(),
             apply_error: String::new(),
-            problems: Vec::new(),
+            problems: self.problems.clone(),
             now: self.now,
         }
     }

@@ -105,6 +105,26 @@ fn a_bad_image_leaves_the_old_generation_running_until_the_spec_is_mended() {
 }
 
 #[test]
+fn taskmanagers_that_do_not_start_keep_the_old_generation_running_unless_they_only_lack_room() {
+    let problem = |reason: &str| crate::reconcile::world::Problem {
+        generation: 2,
+        reason: reason.into(),
+        message: "taskmanager pod x: no".into(),
+    };
+    for (reason, stops) in [("ImagePullBackOff", 0), ("CrashLoopBackOff", 0), ("Unschedulable", 1)] {
+        let mut s = Sim::running(json!({}));
+        (s.slotless, s.problems) = (vec![2], vec![problem(reason)]);
+        s.edit(json!({"image": "flights:2"}));
+        for _ in 0..40 {
+            s.pass();
+            s.tick();
+        }
+        assert_eq!(s.stops().len(), stops, "{reason}");
+        assert_eq!(s.condition("Degraded").1, reason);
+    }
+}
+
+#[test]
 fn state_that_does_not_fit_is_named_and_nothing_is_stopped() {
     let mut s = Sim::running(json!({}));
     s.misfits = vec![2];
