@@ -10,9 +10,7 @@ use weir_tests::poll::wait_until;
 
 const ID: &str = "harness-life";
 
-#[test]
-fn a_killed_start_is_no_obstacle_and_down_leaves_nothing() -> Result<()> {
-    let _alone = super::alone();
+pub fn a_killed_start_is_no_obstacle_and_down_leaves_nothing() -> Result<()> {
     // The start is killed when it has come to these files: before anything runs, and with half of it running.
     for reached in ["pki/ca.crt", "logs/kubelet-n1.log"] {
         let mut up = command(&["up"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;

@@ -6,7 +6,7 @@ mod lifecycle;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -15,20 +15,29 @@ use weir_tests::cluster::{Cluster, Namespace};
 use weir_tests::image::{ImageSpec, build_image, own_binary};
 use weir_tests::kubectl::Kubectl;
 use weir_tests::poll::wait_until;
+use weir_tests::suite::{self, Case, Verdict};
 
 const PODS: usize = 4;
 const SOON: Duration = Duration::from_secs(60);
 const OFTEN: Duration = Duration::from_millis(100);
 
 /// One test at a time: each of them keeps the machine busy.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+const CASES: &[Case] = &[
+    ("pods_on_both_nodes_work_together_and_faults_hit_what_they_name", || match Cluster::impossible()? {
+        Some(why) => Ok(Verdict::Ignored(why.into())),
+        None => pods_work_together_and_faults_hit().map(|()| Verdict::Passed),
+    }),
+    ("a_killed_start_is_no_obstacle_and_down_leaves_nothing", || match rustix::process::geteuid().is_root() {
+        false => Ok(Verdict::Ignored("the built-in cluster needs root".into())),
+        true => lifecycle::a_killed_start_is_no_obstacle_and_down_leaves_nothing().map(|()| Verdict::Passed),
+    }),
+];
+
+fn main() -> ExitCode {
+    suite::main(CASES, 1)
 }
 
-#[test]
-fn pods_on_both_nodes_work_together_and_faults_hit_what_they_name() -> Result<()> {
-    let _alone = alone();
+fn pods_work_together_and_faults_hit() -> Result<()> {
     let cluster = Cluster::up()?;
     let kubectl = cluster.kubectl()?;
     let nodes = cluster.nodes()?;
