@@ -2,6 +2,9 @@
 use crate::crd::StreamJobSpec;
 use serde::Serialize;
 
+/// Values longer than this are not shown.
+const SHOWN_MAX: usize = 100;
+
 /// What a change of the spec asks for; later kinds win over earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
@@ -31,7 +34,9 @@ pub fn diff(old: &StreamJobSpec, new: &StreamJobSpec) -> Diff {
     let mut found = Diff { change: Change::None, because: String::new() };
     let mut note = |change: Change, field: &str, differs: bool, from: String, to: String| {
         if differs && change > found.change {
-            found = Diff { change, because: format!("spec.{field}: {from} -> {to}") };
+            let long = from.len().max(to.len()) > SHOWN_MAX;
+            let because = if long { format!("spec.{field} changed") } else { format!("spec.{field}: {from} -> {to}") };
+            found = Diff { change, because };
         }
     };
     macro_rules! field {
@@ -61,17 +66,12 @@ pub fn diff(old: &StreamJobSpec, new: &StreamJobSpec) -> Diff {
 }
 
 fn show<T: Serialize>(value: &T) -> String {
-    let mut text = match serde_json::to_value(value) {
+    match serde_json::to_value(value) {
         Ok(serde_json::Value::String(s)) => s,
         Ok(serde_json::Value::Null) => "absent".into(),
         Ok(v) => v.to_string(),
         Err(e) => e.to_string(),
-    };
-    if text.len() > 80 {
-        crate::crd::conditions::truncate(&mut text, 77);
-        text.push_str("...");
     }
-    text
 }
 
 #[cfg(test)]
@@ -95,7 +95,7 @@ mod tests {
             (json!({"parallelism": 3}), Change::Rescale, "spec.parallelism: 2 -> 3"),
             (json!({"image": "flights:2", "parallelism": 3}), Change::Upgrade, "spec.image: flights:1 -> flights:2"),
             (json!({"restartNonce": 1}), Change::Upgrade, "spec.restartNonce: absent -> 1"),
-            (json!({"checkpoint": {"interval": "1s"}}), Change::Upgrade, "spec.checkpoint: "),
+            (json!({"checkpoint": {"interval": "1s"}}), Change::Upgrade, "spec.checkpoint changed"),
             (json!({"taskManager": {"resources": {"limits": {"cpu": "1"}}}}), Change::Upgrade, "spec.taskManager: "),
             (
                 json!({"image": "x", "restore": {"from": "/s", "nonce": 1}}),

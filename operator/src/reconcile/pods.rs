@@ -265,9 +265,11 @@ impl History {
     }
 }
 
-/// The last line of a log that says something, cut to a readable length.
+/// The line of a log that most likely says why: the last one that speaks of an error, or else the last one; cut to a readable length.
 fn last_line(log: &str) -> Option<String> {
-    let mut line = log.lines().rev().find(|l| !l.trim().is_empty())?.trim().to_owned();
+    let lines = || log.lines().rev().map(str::trim).filter(|l| !l.is_empty());
+    let speaks = |l: &&str| ["error", "ERROR", "panicked"].iter().any(|w| l.contains(w));
+    let mut line = lines().find(speaks).or_else(|| lines().next())?.to_owned();
     crate::crd::conditions::truncate(&mut line, 1024);
     Some(line)
 }

@@ -166,7 +166,8 @@ fn warming(p: &mut Planner<'_>, r: Rollout) -> bool {
     let waits = WARM_UP == WarmUp::BeforeSavepoint && slots < r.spec.parallelism && waited < WARM_UP_MS;
     // a job that does not run has nothing to lose by being replaced at once
     let old_runs = r.from.is_some_and(|g| p.world.is_running(g));
-    if old_runs && slots < r.spec.parallelism && !may_fit_later(p, &r) {
+    let troubled = p.world.problems.iter().any(|x| x.generation == r.to) || !p.world.apply_error.is_empty();
+    if old_runs && slots < r.spec.parallelism && (troubled || waited >= WARM_UP_MS) && !may_fit_later(p, &r) {
         return false;
     }
     if waits && old_runs {
@@ -179,12 +180,17 @@ fn warming(p: &mut Planner<'_>, r: Rollout) -> bool {
     }
 }
 
-/// Whether the new taskmanagers only lack room, which the old ones may hold. Anything else (an image, a template, a crash) would still be wrong
-/// when the old generation is gone.
+/// Whether the new taskmanagers only lack room, and have it as soon as the old ones are gone. Anything else (an image, a template, a crash, a
+/// request that no node can meet) would still be wrong then: the old generation runs on.
 fn may_fit_later(p: &Planner<'_>, r: &Rollout) -> bool {
     let created = p.world.generations.get(&r.to).is_some_and(|g| g.task_manager.is_some());
     let broken = p.world.problems.iter().any(|x| x.generation == r.to && x.reason != "Unschedulable");
-    created && !broken
+    let no_larger = p.status.deployed.as_ref().is_some_and(|d| {
+        d.spec.task_manager == r.spec.task_manager
+            && d.spec.task_slots == r.spec.task_slots
+            && r.spec.parallelism <= d.spec.parallelism
+    });
+    created && !broken && no_larger
 }
 
 /// Asks for the savepoint, or finds that none can be taken.

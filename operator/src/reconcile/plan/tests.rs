@@ -111,10 +111,17 @@ fn taskmanagers_that_do_not_start_keep_the_old_generation_running_unless_they_on
         reason: reason.into(),
         message: "taskmanager pod x: no".into(),
     };
-    for (reason, stops) in [("ImagePullBackOff", 0), ("CrashLoopBackOff", 0), ("Unschedulable", 1)] {
+    let image = json!({"image": "flights:2"});
+    let larger = json!({"taskManager": {"resources": {"requests": {"cpu": "100"}}}});
+    for (edit, reason, stops) in [
+        (&image, "ImagePullBackOff", 0),
+        (&image, "CrashLoopBackOff", 0),
+        (&image, "Unschedulable", 1),
+        (&larger, "Unschedulable", 0),
+    ] {
         let mut s = Sim::running(json!({}));
         (s.slotless, s.problems) = (vec![2], vec![problem(reason)]);
-        s.edit(json!({"image": "flights:2"}));
+        s.edit(edit.clone());
         for _ in 0..40 {
             s.pass();
             s.tick();

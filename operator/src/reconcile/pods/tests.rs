@@ -21,7 +21,13 @@ fn only(p: &mut PodObs) -> &mut ContainerObs {
 }
 
 fn end(started: Millis, finished: Millis, reason: &str, exit_code: i32) -> End {
-    End { reason: reason.into(), message: "log line\nerror: no such file /data\n".into(), exit_code, started, finished }
+    End {
+        reason: reason.into(),
+        message: "log line\nerror: no such file /data\n\nFor more, try --help\n".into(),
+        exit_code,
+        started,
+        finished,
+    }
 }
 
 fn names(v: &Verdict) -> Vec<&str> {
