@@ -288,7 +288,15 @@ fn from_latest(view: &LogView, request: &Request<'_>, latest: Option<SnapshotRef
 }
 
 fn by_hand_without_restore(view: &LogView, request: &Request<'_>, latest: Option<SnapshotRef>) -> Decision {
-    let Some(l) = latest else { return from_latest(view, request, None, "") };
+    let Some(l) = latest else {
+        let finished = view.terminal().is_some_and(|t| t.2.status == TerminalStatus::Finished);
+        if finished {
+            let m = "the job has finished with this checkpoint folder, and running it again would write its output a second time: \
+                     give another folder with `--checkpoints`, or remove this one";
+            return refused(m.to_owned(), false);
+        }
+        return from_latest(view, request, None, "");
+    };
     refused(
         format!(
             "the checkpoint folder already holds {l} of this job, and starting new would lose it: add `--restore latest` to go on \
