@@ -112,6 +112,7 @@ pub async fn sweep(storage: &Storage, writer: &LogWriter) -> Result<Vec<String>>
     let folders = storage.list_folders("").await?;
     let left = retention::sweep(&writer.view().await, writer.attempt, &folders);
     delete(storage, &left).await;
+    storage.sweep_staged("log").await?;
     Ok(left)
 }
 

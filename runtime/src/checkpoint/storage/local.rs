@@ -6,6 +6,7 @@ use object_store::PutPayload;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What an I/O error means to the one who runs the job.
@@ -59,15 +60,37 @@ pub fn put(file: &Path, payload: &PutPayload) -> Put {
     }
 }
 
+/// Begins the names of this process's staged files.
+fn mark() -> u64 {
+    static MARK: OnceLock<u64> = OnceLock::new();
+    *MARK.get_or_init(|| crate::checkpoint::log::Nonce::random().0)
+}
+
+/// Deletes what other processes staged in a folder: they were killed before they could publish it. One that lives finds its
+/// put refused, and tries again.
+pub fn sweep_staged(folder: &Path) -> io::Result<()> {
+    let own = format!("#{:020}", mark());
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some((_, tail)) = name.to_str().and_then(|n| n.split_once('#')) else { continue };
+        if tail.bytes().all(|b| b.is_ascii_digit()) && !name.to_string_lossy().contains(&own) {
+            match std::fs::remove_file(entry.path()) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Writes and flushes the contents beside their place. The name ends in `#<digits>`, which `object_store` hides in listings.
 fn stage(file: &Path, payload: &PutPayload) -> io::Result<PathBuf> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let folder = file.parent().ok_or_else(|| io::Error::from(ErrorKind::NotFound))?;
     create_dirs(folder)?;
     let mut name = file.as_os_str().to_owned();
-    let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let nonce = crate::checkpoint::log::Nonce::random().0;
-    name.push(format!("#{process}{count}{nonce}"));
+    name.push(format!("#{:020}{}", mark(), COUNT.fetch_add(1, Ordering::Relaxed)));
     let path = PathBuf::from(name);
     let write = || {
         let mut f = OpenOptions::new().write(true).create_new(true).open(&path)?;

@@ -332,6 +332,16 @@ impl Storage {
         }
     }
 
+    /// Deletes what processes that were killed while they wrote left in a folder, under names that no listing shows. Only local
+    /// file systems have that.
+    pub async fn sweep_staged(&self, folder: &str) -> Result<()> {
+        let Some(folder) = self.root.fs.as_ref().map(|fs| fs.join(folder)) else { return Ok(()) };
+        let swept = tokio::task::spawn_blocking(move || {
+            local::sweep_staged(&folder).map_err(|e| local::explain("clean up", &folder, &e))
+        });
+        swept.await.unwrap_or_else(|e| Err(Error::internal(format!("cleaning up panicked: {e}"))))
+    }
+
     /// Deletes a snapshot's folder with all that is in it: one below the root, or the savepoint folder that an absolute URL
     /// names (its last part must begin with `savepoint-`).
     pub async fn delete_folder(&self, path: &str) -> Result<()> {

@@ -133,3 +133,18 @@ async fn a_storage_that_refuses_says_that_nothing_was_put() {
     std::fs::write(dir.path().join("default/flights/chk-1"), "").unwrap();
     assert!(matches!(s.put("chk-1/a", "x").await, Put::Refused(_)));
 }
+
+#[tokio::test]
+async fn what_killed_writers_staged_is_swept_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = Storage::open(dir.path().to_str().unwrap(), &job()).unwrap();
+    assert!(matches!(s.put("log/00000000000000000001.json", "{}").await, Put::Created));
+    let log = dir.path().join("default/flights/log");
+    for name in ["00000000000000000002.json#4711", "notes#1a", "notes.txt"] {
+        std::fs::write(log.join(name), "half").unwrap();
+    }
+    s.sweep_staged("log").await.unwrap();
+    let mut left: Vec<_> = std::fs::read_dir(&log).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["00000000000000000001.json", "notes#1a", "notes.txt"]);
+}
