@@ -148,7 +148,7 @@ pub fn savepoint_of_another_job() -> Test {
         let program = cargo_build(&args)?.remove("wordcount").context("cargo built no example wordcount")?;
         let text = dir.join("words.txt");
         fs::write(&text, "a weir is a barrier across a stream\n")?;
-        let mut spec = JobSpec { program, ..left.spec.clone() };
+        let mut spec = JobSpec { program, ..left.spec.clone() }.option("--name", "wordcount");
         spec.arguments = vec!["--input".into(), text.display().to_string()];
         let other = Left { spec, ..left };
         let savepoint = other.savepoint.display().to_string();

@@ -180,18 +180,20 @@ impl Chaos<'_> {
                 _ => bail!("the {} ended with {exit}, the log says {terminal:?}:\n{}", jm.name, jm.tail()),
             };
         }
-        let mut ended = None;
-        for tm in &mut self.job.taskmanagers {
-            if let Some(exit) = tm.exit()? {
-                ended = Some((tm.name.clone(), exit, tm.tail()));
+        for n in 0..self.job.taskmanagers.len() {
+            let tm = &mut self.job.taskmanagers[n];
+            match tm.exit()? {
+                None => {}
+                // they end with a job that was stopped or cancelled, also a moment after the next jobmanager was started
+                Some(exit) if code(exit) == 0 => {
+                    if self.job.spec.log()?.terminal()?.as_deref() != Some("Finished") {
+                        self.job.start_taskmanager(n)?;
+                    }
+                }
+                Some(exit) => bail!("{} ended by itself with {exit}:\n{}", tm.name, tm.tail()),
             }
         }
-        let Some((name, exit, tail)) = ended else { return Ok(Life::On) };
-        // taskmanagers end with the job
-        if code(exit) == 0 && self.job.spec.log()?.terminal()?.as_deref() == Some("Finished") {
-            return Ok(Life::On);
-        }
-        bail!("{name} ended by itself with {exit}:\n{tail}")
+        Ok(Life::On)
     }
 
     fn wait_end(&mut self) -> Result<()> {
@@ -437,6 +439,8 @@ impl Chaos<'_> {
         let left = log.snapshot_folders()?;
         let left: Vec<_> = left.into_iter().filter(|name| !name.starts_with("savepoint-")).collect();
         ensure!(left.is_empty(), "left over in the checkpoint storage of a finished job: {left:?}");
+        let strangers = log.strangers()?;
+        ensure!(strangers.is_empty(), "left over in the log's folder: {strangers:?}");
         self.outcome.rows = report.rows;
         Ok(std::mem::take(&mut self.outcome))
     }

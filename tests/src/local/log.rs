@@ -45,6 +45,18 @@ impl JobLog {
         Ok(found)
     }
 
+    /// Files in the log's folder that are no entries.
+    pub fn strangers(&self) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.root.join("log")).context("cannot list the log")? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|ending| ending != "json") {
+                found.push(path);
+            }
+        }
+        Ok(found)
+    }
+
     /// The file of an entry.
     pub fn file(&self, index: u64) -> PathBuf {
         self.root.join(format!("log/{index:020}.json"))

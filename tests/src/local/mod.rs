@@ -59,6 +59,8 @@ impl JobSpec {
                 &repeat.to_string(),
             ]),
             options: words(&[
+                "--name",
+                "flights",
                 "--checkpoint-interval",
                 "100ms",
                 "--heartbeat-interval",
