@@ -57,7 +57,7 @@ pub fn jobmanager_and_taskmanagers_at_once(env: &Env) -> Result<()> {
     victims.push(job.pod(JOB_MANAGER)?);
     let containers: Vec<_> = victims
         .iter()
-        .map(|pod| env.cluster().container(&env.namespace.name, &pod.name, "weir"))
+        .map(|pod| env.cluster().working_container(&env.namespace.name, &pod.name))
         .collect::<Result<_>>()?;
     survives(env, &job, || containers.iter().try_for_each(|container| env.cluster().kill(container)))?;
     env.note(job.finish(env.expected()?, LONG)?.to_string());

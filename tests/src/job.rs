@@ -215,7 +215,7 @@ impl<'a> FlightsJob<'a> {
 
     /// SIGKILLs the first process of a pod.
     pub fn kill(&self, pod: &JobPod) -> Result<()> {
-        self.cluster.kill_container(&self.namespace, &pod.name, "weir")
+        self.cluster.kill(&self.cluster.working_container(&self.namespace, &pod.name)?)
     }
 
     /// Deletes the resource and waits until it is gone.

@@ -122,7 +122,7 @@ pub fn rescale(bench: &Bench) -> Result<Vec<Row>> {
 /// Kills the first pod of a role; returns the longest gap until the next attempt runs and commits.
 fn kill(bench: &Bench, job: &FlightsJob<'_>, role: &str) -> Result<Duration> {
     let before = job.status()?["attempt"].as_i64().unwrap_or_default();
-    let victim = bench.cluster.container(&job.namespace, &job.pod(role)?.name, "weir")?;
+    let victim = bench.cluster.working_container(&job.namespace, &job.pod(role)?.name)?;
     let watch = job.watch()?;
     let begun = Instant::now();
     bench.cluster.kill(&victim)?;

@@ -32,6 +32,20 @@ impl Cluster {
             .with_context(|| format!("pod {pod} in {namespace} has no running container {container:?}"))
     }
 
+    /// Where the process of a job's pod runs that works: of its two containers one stands by, and says so in the last line of its log.
+    pub fn working_container(&self, namespace: &str, pod: &str) -> Result<Container> {
+        let kubectl = self.kubectl()?;
+        let object = kubectl.get(namespace, "pod", pod)?;
+        for name in ["weir", "weir-standby"] {
+            let Some(found) = find_container(&object, name) else { continue };
+            let last = kubectl.run(&["-n", namespace, "logs", pod, "-c", name, "--tail=1"])?;
+            if !last.contains("\"standing by\"") {
+                return Ok(found);
+            }
+        }
+        bail!("pod {pod} in {namespace} has no running container that works")
+    }
+
     /// SIGKILLs a container's first process, as the kernel's OOM killer does.
     pub fn kill_container(&self, namespace: &str, pod: &str, container: &str) -> Result<()> {
         self.signal(&self.container(namespace, pod, container)?, Signal::KILL)
