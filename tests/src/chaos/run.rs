@@ -182,15 +182,11 @@ impl Chaos<'_> {
         }
         for n in 0..self.job.taskmanagers.len() {
             let tm = &mut self.job.taskmanagers[n];
-            match tm.exit()? {
-                None => {}
-                // they end with a job that was stopped or cancelled, also a moment after the next jobmanager was started
-                Some(exit) if code(exit) == 0 => {
-                    if self.job.spec.log()?.terminal()?.as_deref() != Some("Finished") {
-                        self.job.start_taskmanager(n)?;
-                    }
-                }
-                Some(exit) => bail!("{} ended by itself with {exit}:\n{}", tm.name, tm.tail()),
+            let Some(exit) = tm.exit()? else { continue };
+            ensure!(code(exit) == 0, "{} ended by itself with {exit}:\n{}", tm.name, tm.tail());
+            // they end with a job that was stopped or cancelled, also a moment after the next jobmanager was started
+            if self.job.spec.log()?.terminal()?.as_deref() != Some("Finished") {
+                self.job.start_taskmanager(n)?;
             }
         }
         Ok(Life::On)
