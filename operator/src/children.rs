@@ -247,13 +247,12 @@ fn pod(p: &Pod) -> Option<Child> {
         |type_: &str, reason: &str| conditions.iter().find(|c| c.type_ == type_ && c.reason.as_deref() == Some(reason));
     let ours = |c: &&ContainerStatus| [CONTAINER, STANDBY_CONTAINER].contains(&c.name.as_str());
     let containers = status.and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
-    let grace = p.metadata.deletion_grace_period_seconds.unwrap_or(0) * 1000;
     Some(Child::Pod(Box::new(PodObs {
         name: p.name_any(),
         uid: p.uid().unwrap_or_default(),
         generation: 0,
         role: role(&p.metadata)?,
-        deleting_since: millis(p.metadata.deletion_timestamp.as_ref()).map(|t| t - grace),
+        gone_by: millis(p.metadata.deletion_timestamp.as_ref()),
         node_lost: condition("DisruptionTarget", "DeletionByTaintManager").is_some()
             || status.and_then(|s| s.reason.as_deref()) == Some("NodeLost"),
         unschedulable: condition("PodScheduled", "Unschedulable").and_then(|c| c.message.clone()).unwrap_or_default(),

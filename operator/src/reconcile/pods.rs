@@ -15,8 +15,8 @@ pub struct PodObs {
     pub uid: String,
     pub generation: i64,
     pub role: Role,
-    /// When the deletion was asked for (its grace period not yet included).
-    pub deleting_since: Option<Millis>,
+    /// It is being deleted, and its grace period ends then.
+    pub gone_by: Option<Millis>,
     /// Being deleted because its node is lost.
     pub node_lost: bool,
     /// Why the scheduler finds no node; empty when it did.
@@ -63,8 +63,8 @@ const CRASH_LOOP: u32 = 2;
 const SETTLED_MS: Millis = 5_000;
 /// How long a kill for lack of memory stays named after the last one.
 const OOM_SHOWN_MS: Millis = 60_000;
-/// A pod that is being deleted on a lost node is given up: its node cannot confirm, and the log's claim fences what may still run there.
-const STUCK_MS: Millis = 15_000;
+/// A pod that is still there so long after its grace period is given up: its node cannot confirm, and the log's claim fences what may still run there.
+const STUCK_MS: Millis = 10_000;
 
 /// What happened to the pods of one role of one generation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -163,11 +163,11 @@ impl PodHistory {
     }
 
     fn judge(&self, pod: &PodObs, now: Millis, v: &mut Verdict) {
-        if let Some(since) = pod.deleting_since {
-            if pod.node_lost || now - since >= STUCK_MS {
+        if let Some(end) = pod.gone_by {
+            if pod.node_lost || now - end >= STUCK_MS {
                 v.replace.push(pod.replace(true, "its node does not answer"));
             } else {
-                v.wake(since + STUCK_MS);
+                v.wake(end + STUCK_MS);
             }
             return;
         }

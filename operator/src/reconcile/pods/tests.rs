@@ -7,7 +7,7 @@ fn pod(name: &str) -> PodObs {
         uid: format!("uid-{name}"),
         generation: 1,
         role: Role::TaskManager,
-        deleting_since: None,
+        gone_by: None,
         node_lost: false,
         unschedulable: String::new(),
         containers: vec![ContainerObs { running: Some(0), ..ContainerObs::default() }],
@@ -132,11 +132,11 @@ fn pull_and_scheduling_problems_are_named_with_kubernetes_own_words() {
 #[test]
 fn a_pod_on_a_lost_node_is_given_up() {
     let mut p = pod("a");
-    p.deleting_since = Some(1_000);
+    p.gone_by = Some(4_000);
     let mut h = PodHistory::default();
     let v = h.look(&[p.clone()], 2_000);
-    assert_eq!((names(&v).len(), v.look_again), (0, Some(16_000)));
-    assert!(h.look(&[p.clone()], 16_000).replace[0].force);
+    assert_eq!((names(&v).len(), v.look_again), (0, Some(14_000)));
+    assert!(h.look(&[p.clone()], 14_000).replace[0].force);
     p.node_lost = true;
     assert!(h.look(&[p], 2_000).replace[0].force);
 }
