@@ -85,10 +85,10 @@ pub struct Plan {
 
 /// One look at the job.
 pub fn plan(job: &Job<'_>, old: &StreamJobStatus, world: &World) -> Plan {
-    let mut p = Planner { job, world, status: old.clone(), notes: Vec::new(), look_again: None };
+    let mut p = Planner { job, world, status: old.clone(), notes: Vec::new(), look_again: None, record_first: false };
     // a step may fall through to the next (an upgrade that needs no savepoint); the bound stops a fault in the chart
     for _ in 0..8 {
-        if !p.advance() {
+        if !p.advance() || p.record_first {
             break;
         }
     }
@@ -104,6 +104,8 @@ pub(super) struct Planner<'a> {
     pub status: StreamJobStatus,
     pub notes: Vec<Note>,
     pub look_again: Option<Millis>,
+    /// The record is stored before the next step is decided.
+    pub record_first: bool,
 }
 
 impl Planner<'_> {
@@ -215,6 +217,8 @@ impl Planner<'_> {
         };
         let to = self.job.generation;
         self.note(reason, format!("{what} generation {} ({strategy:?}): {because}", d.generation));
+        self.record_first = true;
+        self.wake_at(self.now());
         self.status.rescale = None;
         self.status.rollout =
             Some(Rollout { to, ..self.new_rollout(kind, strategy, Some(d.generation), because, Step::Preparing) });
