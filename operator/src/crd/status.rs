@@ -234,9 +234,16 @@ pub struct Rollout {
     /// Snapshot that the new generation would have restored when the step began: a later one is news.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<i64>,
+    /// Both generations use one checkpoint storage, so that the claim of the next fences the one before. Otherwise `from` must be gone before `to` starts.
+    #[serde(default = "yes")]
+    pub shares_log: bool,
     /// The savepoint that stopped `from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub savepoint: Option<SavepointRef>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

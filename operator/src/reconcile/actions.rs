@@ -64,8 +64,8 @@ fn keep(p: &Planner<'_>) -> Vec<(i64, TaskManagers)> {
             keep.push((r.to, TaskManagers::AtLeast(r.spec.task_managers(r.spec.parallelism))));
         }
         Step::Starting => {
-            // one that was taken over without a savepoint runs until the claim of the next fences it
-            let released = r.savepoint.is_some() || p.is_active(r.to);
+            // one that was taken over without a savepoint runs until the claim of the next fences it (if it can)
+            let released = r.savepoint.is_some() || p.is_active(r.to) || !r.shares_log;
             if let Some(from) = r.from.filter(|from| !released && *from != r.to) {
                 keep.push((from, TaskManagers::AsTheyAre));
             }
@@ -122,7 +122,7 @@ fn tell(p: &mut Planner<'_>, actions: &mut Vec<Action>) {
     if let Some(r) = p.status.rollout.clone() {
         match r.step {
             Step::Savepointing => stop(p, &r, actions),
-            Step::Starting if p.world.status(r.to).filter(waiting).is_some() => {
+            Step::Starting if p.world.status(r.to).filter(waiting).is_some() && may_start(p, &r) => {
                 if p.world.refused.contains_key(&start_key(r.to)) {
                     p.wake_at(p.now() + START_RETRY_MS);
                 }
@@ -149,6 +149,11 @@ fn tell(p: &mut Planner<'_>, actions: &mut Vec<Action>) {
             actions.push(Action::SetParallelism { generation: d.generation, request });
         }
     }
+}
+
+/// Where nothing fences the old generation, it must be gone first.
+fn may_start(p: &Planner<'_>, r: &Rollout) -> bool {
+    r.shares_log || r.from.is_none_or(|from| from == r.to || p.world.is_gone(from))
 }
 
 fn stop(p: &Planner<'_>, r: &Rollout, actions: &mut Vec<Action>) {

@@ -211,6 +211,15 @@ impl Planner<'_> {
     }
 
     fn replace(&mut self, kind: RolloutKind, strategy: Strategy, d: &Deployed, because: String) {
+        let storage = &self.job.spec.checkpoint.storage;
+        let shares_log = storage.is_some() && *storage == d.spec.checkpoint.storage;
+        // what another storage holds is not the job's latest: its owner named the snapshot
+        let strategy = match strategy {
+            Strategy::Savepoint | Strategy::LastState if kind == RolloutKind::Upgrade && !shares_log => {
+                Strategy::Redeploy
+            }
+            s => s,
+        };
         let (reason, what) = match kind {
             RolloutKind::Suspend => ("Suspending", "suspending"),
             _ => ("Upgrading", "upgrading"),
@@ -220,8 +229,11 @@ impl Planner<'_> {
         self.record_first = true;
         self.wake_at(self.now());
         self.status.rescale = None;
-        self.status.rollout =
-            Some(Rollout { to, ..self.new_rollout(kind, strategy, Some(d.generation), because, Step::Preparing) });
+        self.status.rollout = Some(Rollout {
+            to,
+            shares_log,
+            ..self.new_rollout(kind, strategy, Some(d.generation), because, Step::Preparing)
+        });
     }
 
     fn new_rollout(
@@ -245,6 +257,7 @@ impl Planner<'_> {
             retry_at: None,
             problem: String::new(),
             baseline: None,
+            shares_log: true,
             savepoint: None,
         }
     }

@@ -74,7 +74,7 @@ fn reconsider(p: &mut Planner<'_>, r: &Rollout) -> Option<bool> {
     if newer && r.spec != *p.job.spec {
         let mut r = r.clone();
         r.spec = p.job.spec.clone();
-        if r.strategy != Strategy::Redeploy {
+        if r.strategy != Strategy::Redeploy && r.shares_log {
             r.strategy = strategy_of(r.spec.upgrade_mode);
         }
         p.status.rollout = Some(r);

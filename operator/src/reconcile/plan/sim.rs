@@ -291,6 +291,9 @@ impl Sim {
             m.parallelism = p;
         }
         m.phase = JobManagerPhase::Active;
+        let others = self.kids.iter().filter(|(g, _)| **g != generation);
+        let alive = others.filter_map(|(_, k)| k.manager.as_ref()).any(|m| m.phase == JobManagerPhase::Active);
+        assert!(self.spec.checkpoint.storage.is_some() || !alive, "two generations run and nothing fences either");
         let claim = self.claim(generation, request.stateless);
         if let Some(m) = self.manager(generation) {
             m.claim = Some(claim);

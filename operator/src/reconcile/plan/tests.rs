@@ -184,6 +184,15 @@ fn stateless_starts_new_and_only_then() {
 }
 
 #[test]
+fn without_a_log_the_old_generation_is_gone_before_the_next_starts() {
+    crash_everywhere(
+        json!({"upgradeMode": "Stateless", "checkpoint": {"storage": null}}),
+        |s| s.edit(json!({"image": "flights:2"})),
+        |s, when| assert_eq!((s.stored.phase.as_str(), s.generations()), ("Running", vec![2]), "{when}"),
+    );
+}
+
+#[test]
 fn a_rescale_goes_through_the_same_jobmanager_wherever_the_operator_crashes() {
     for (from, to) in [(2i32, 3i32), (3, 2)] {
         let mut s = Sim::running(json!({"parallelism": from}));
