@@ -349,7 +349,8 @@ fn proving(p: &mut Planner<'_>, r: Rollout) -> bool {
     let proven =
         r.spec.checkpoint.storage.is_none() && p.world.is_running(r.to) || last_checkpoint_index(p, r.to) > r.baseline;
     if proven && r.kind == RolloutKind::Upgrade {
-        p.note("UpgradeDone", format!("generation {} completed its first checkpoint", r.to));
+        let proof = if r.spec.checkpoint.storage.is_some() { "completed its first checkpoint" } else { "runs" };
+        p.note("UpgradeDone", format!("generation {} {proof}", r.to));
     }
     if proven || overtaken {
         p.status.rollout = None;
