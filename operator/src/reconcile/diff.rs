@@ -65,6 +65,22 @@ pub fn diff(old: &StreamJobSpec, new: &StreamJobSpec) -> Diff {
     found
 }
 
+/// The same for a generation that never started: what only matters until then makes it another one.
+pub fn diff_before_start(old: &StreamJobSpec, new: &StreamJobSpec) -> Diff {
+    let mut found = diff(old, new);
+    let fields = [
+        ("restore", old.restore != new.restore),
+        ("imagePullPolicy", old.image_pull_policy != new.image_pull_policy),
+        ("imagePullSecrets", old.image_pull_secrets != new.image_pull_secrets),
+    ];
+    if let Some((field, _)) = fields.iter().find(|(_, differs)| *differs)
+        && found.change < Change::Upgrade
+    {
+        found = Diff { change: Change::Upgrade, because: format!("spec.{field} changed before the first start") };
+    }
+    found
+}
+
 fn show<T: Serialize>(value: &T) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(s)) => s,
@@ -112,6 +128,14 @@ mod tests {
                 d.because
             );
         }
+    }
+
+    #[test]
+    fn what_decides_about_the_start_counts_until_then() {
+        let (old, new) = (spec(json!({})), spec(json!({"restore": {"allowNonRestoredState": true}})));
+        assert_eq!(diff(&old, &new).change, Change::Ignore);
+        assert_eq!(diff_before_start(&old, &new).change, Change::Upgrade);
+        assert_eq!(diff_before_start(&old, &spec(json!({"upgradeMode": "LastState"}))).change, Change::Ignore);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! The record (the status) is stored before any action, and every action is derived from the record and the observation alone, so each is safe to repeat:
 //! an operator that died anywhere takes up where the record says. `docs/design.md` has the state chart and the failure table.
-use super::diff::{Change, Diff, diff};
+use super::diff::{Change, Diff, diff, diff_before_start};
 use super::world::World;
 use super::{actions, deletion, rescale, rollout, status};
 use crate::crd::status::{Deployed, EndStatus, Ended, Millis, Rollout, RolloutKind, Step, Strategy};
@@ -150,7 +150,8 @@ impl Planner<'_> {
             let strategy = if spec.restore.from.is_some() { Strategy::Redeploy } else { Strategy::LastState };
             return self.launch(strategy, "first launch".into());
         };
-        let Diff { change, because } = diff(&d.spec, spec);
+        let Diff { change, because } =
+            if d.attempt.is_some() { diff(&d.spec, spec) } else { diff_before_start(&d.spec, spec) };
         if let Some(ended) = &d.ended {
             return !suspended && runs_again(ended, &d.spec, spec, change) && {
                 let strategy = by_mode(spec, change);
@@ -177,7 +178,10 @@ impl Planner<'_> {
                 "spec.state: Running -> Suspended".into(),
             );
         } else if change >= Change::Upgrade || stuck {
-            self.replace(RolloutKind::Upgrade, by_mode(spec, change), &d, because);
+            // a job that never ran is still to start from where its owner said
+            let first = self.status.attempt.is_none() && spec.restore.from.is_some();
+            let strategy = if first { Strategy::Redeploy } else { by_mode(spec, change) };
+            self.replace(RolloutKind::Upgrade, strategy, &d, because);
         } else if change != Change::None {
             return self.adopt(&d, change);
         } else {

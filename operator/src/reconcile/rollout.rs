@@ -2,10 +2,10 @@
 //!
 //! `Preparing -> Warming -> Savepointing(trigger) -> Starting(savepoint) -> Proving -> done`; a suspension goes `Preparing -> Savepointing -> Stopping -> done`,
 //! a launch begins at `Starting`, an upgrade that takes no savepoint goes from `Warming` to `Starting`.
-use super::diff::{Change, diff};
+use super::diff::{Change, diff, diff_before_start};
 use super::plan::{Planner, strategy_of};
+use crate::crd::DesiredState;
 use crate::crd::status::{Deployed, Millis, Rollout, RolloutKind, SavepointRef, Step, Strategy};
-use crate::crd::{DesiredState, StreamJobSpec};
 use weir_api::rest::{JobManagerPhase, OperationState, PreflightVerdict, WeirStatus};
 use weir_api::status::TerminalStatus;
 
@@ -54,19 +54,29 @@ fn go(p: &mut Planner<'_>, mut r: Rollout, step: Step) -> bool {
     true
 }
 
-/// A newer, valid spec than the one being rolled out, if it asks for something else.
-fn other_wish<'a>(p: &Planner<'a>, r: &Rollout) -> Option<&'a StreamJobSpec> {
+/// What a newer, valid spec asks for that the rollout does not do.
+fn other_wish(p: &Planner<'_>, r: &Rollout) -> Option<Change> {
     let spec = p.job.spec;
-    let newer = p.job.invalid.is_none() && p.job.generation != r.to;
-    let wants_suspension = spec.state == DesiredState::Suspended;
+    if p.job.invalid.is_some() || p.job.generation == r.to {
+        return None;
+    }
     let suspends = r.kind == RolloutKind::Suspend;
-    (newer && (wants_suspension != suspends || diff(&r.spec, spec).change >= Change::Rescale)).then_some(spec)
+    if (spec.state == DesiredState::Suspended) != suspends {
+        return Some(Change::Upgrade);
+    }
+    if suspends {
+        return None;
+    }
+    let started = p.status.deployed.as_ref().is_some_and(|d| d.generation == r.to && d.attempt.is_some());
+    let wish = if started { diff(&r.spec, spec) } else { diff_before_start(&r.spec, spec) };
+    (wish.change >= Change::Rescale).then_some(wish.change)
 }
 
 /// While the old generation still runs, the owner may change his mind: the candidate is given up or adjusted.
 fn reconsider(p: &mut Planner<'_>, r: &Rollout) -> Option<bool> {
     let newer = p.job.invalid.is_none() && p.job.generation != r.to;
-    if other_wish(p, r).is_some() {
+    // the parallelism is told with the start
+    if other_wish(p, r).is_some_and(|c| c > Change::Rescale) {
         p.note("UpgradeReplaced", format!("generation {} is given up for generation {}", r.to, p.job.generation));
         p.status.rollout = None;
         return Some(true);
@@ -301,9 +311,14 @@ fn starting(p: &mut Planner<'_>, mut r: Rollout) -> bool {
         p.end(&t);
         return true;
     }
-    if other_wish(p, &r).is_some() && diff(&r.spec, p.job.spec).change != Change::Rescale {
-        p.status.rollout = None;
-        return true;
+    match other_wish(p, &r) {
+        // the job can be rescaled once it runs; one that does not get there is replaced
+        Some(Change::Rescale) if p.now() - r.since < NOT_RUNNING_MS => p.wake_at(r.since + NOT_RUNNING_MS),
+        Some(_) => {
+            p.status.rollout = None;
+            return true;
+        }
+        None => {}
     }
     if let Some(why) = p.world.refused.get(&start_key(r.to))
         && r.problem != *why

@@ -40,6 +40,9 @@ pub struct Kids {
     waits: bool,
     parallelism: u32,
     slots: u32,
+    /// What the watcher saw last, and since when.
+    seen: (Option<JobManagerPhase>, bool),
+    since: Millis,
     /// Passes until the deletion is through.
     going: Option<u32>,
 }
@@ -142,7 +145,7 @@ impl Sim {
         for _ in 0..600 {
             quiet = if self.pass() { 0 } else { quiet + 1 };
             self.tick();
-            if quiet > 12 && self.stored.rollout.as_ref().is_none_or(|r| r.retry_at.is_none()) || !self.finalizer {
+            if quiet > 20 && self.stored.rollout.as_ref().is_none_or(|r| r.retry_at.is_none()) || !self.finalizer {
                 return;
             }
         }
@@ -150,6 +153,15 @@ impl Sim {
 
     /// One look of the operator; true when it changed or did something.
     pub fn pass(&mut self) -> bool {
+        let now = self.now;
+        for k in self.kids.values_mut() {
+            let works =
+                k.manager.as_ref().is_some_and(|m| m.phase == JobManagerPhase::Active && k.slots >= m.parallelism);
+            let seen = (k.manager.as_ref().map(|m| m.phase), works);
+            if k.seen != seen || k.since == 0 {
+                (k.seen, k.since) = (seen, now);
+            }
+        }
         let world = self.world();
         let uid = "u".to_owned();
         let job = Job {
@@ -421,7 +433,7 @@ impl Sim {
                 status: Some(StatusObs {
                     reachable: k.manager.is_some(),
                     last: self.status(*g, k),
-                    since: self.now - 3_000,
+                    since: k.since,
                     lost: std::collections::BTreeSet::new(),
                 }),
             };

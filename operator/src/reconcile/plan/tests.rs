@@ -144,6 +144,45 @@ fn state_that_does_not_fit_is_named_and_nothing_is_stopped() {
 }
 
 #[test]
+fn a_restore_section_that_makes_it_fit_makes_a_new_candidate() {
+    let mut s = Sim::running(json!({}));
+    s.misfits = vec![2];
+    s.edit(json!({"image": "flights:2"}));
+    s.settle();
+    s.edit(json!({"restore": {"allowNonRestoredState": true}}));
+    s.settle();
+    assert_eq!((s.generations(), s.stops().len(), s.condition("Ready").0.as_str()), (vec![3], 1, "True"));
+}
+
+#[test]
+fn a_launch_that_asks_for_too_much_is_mended_by_scaling_down() {
+    let mut s = Sim::new(json!({"parallelism": 100}));
+    s.slotless = vec![1];
+    for _ in 0..5 {
+        s.pass();
+        s.tick();
+    }
+    s.edit(json!({"parallelism": 2}));
+    s.settle();
+    assert_eq!((s.stored.phase.as_str(), s.generations(), s.stored.parallelism), ("Running", vec![2], 2));
+    assert!(s.notes.contains(&"SavepointImpossible".into()));
+}
+
+#[test]
+fn a_first_start_from_a_wrong_path_is_mended_by_the_right_one() {
+    let mut s = Sim::new(json!({"restore": {"from": "/wrong"}}));
+    s.broken = vec![1];
+    s.pass();
+    s.tick();
+    s.edit(json!({"restore": {"from": "/right"}}));
+    s.pass();
+    let r = s.stored.rollout.as_ref().unwrap();
+    assert_eq!((r.to, r.strategy), (2, Strategy::Redeploy));
+    s.settle();
+    assert_eq!((s.stored.phase.as_str(), s.generations()), ("Running", vec![2]));
+}
+
+#[test]
 fn a_savepoint_that_fails_leaves_the_old_job_running_and_is_tried_again() {
     let mut s = Sim::running(json!({}));
     s.savepoints_fail = 2;
