@@ -27,19 +27,6 @@ use crate::process::{Daemon, log_tail};
 use crate::{checkout, say};
 
 pub const NODES: [&str; 2] = ["n1", "n2"];
-/// Lets kubelets read what their pods need by role. The node authorizer alone may learn of a new pod later than the kubelet, which then
-/// waits ten seconds before it asks for the pod's volumes again.
-fn allow_nodes(kubectl: &Kubectl) -> Result<()> {
-    let binding = serde_json::json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": {"name": "weir-test-nodes"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:node"},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes"}],
-    });
-    kubectl.cmd(["apply", "-f", "-"]).input(binding.to_string()).run().map(drop)
-}
-
 /// The image that holds a pod's namespaces; nodes have it before the first pod.
 pub const PAUSE_IMAGE: &str = "weir.test/pause:1";
 /// The user that images run as, and so the one that must be able to write to the shared folder.
@@ -152,7 +139,6 @@ impl BuiltIn {
         }
         control_plane::wait_for_api(&cluster)?;
         control_plane::start_rest(&mut cluster)?;
-        allow_nodes(&cluster.kubectl())?;
         for node in NODES {
             node::start_kubelet(&mut cluster, node)?;
         }
