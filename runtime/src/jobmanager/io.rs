@@ -380,6 +380,10 @@ impl Store {
             return Ok(TerminalInfo { status, log_index: None, kept: Vec::new(), reason, at });
         };
         let policy = self.config.checkpoint.retention;
+        // no later attempt may come to do it: what a fenced one wrote since this one swept at its claim
+        if let Err(e) = shell::sweep(storage, writer).await {
+            tracing::warn!(error = %e, "what earlier attempts left behind was not swept");
+        }
         let (appended, terminal, delete) = shell::terminate(writer, policy, status, reason, at).await?;
         shell::delete(storage, &delete).await;
         Ok(terminal_info(appended.index, at, terminal, storage))
