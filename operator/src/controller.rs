@@ -217,7 +217,7 @@ impl Context {
         let invalid = validate(namespace, name, &job.spec).err();
         let old = job.status.clone().unwrap_or_default();
         self.watch(key, &old);
-        let (world, pods, verdict) = self.observe(key);
+        let (world, pods, verdict) = self.observe(key, &uid);
         let wanted =
             Job { namespace, name, uid: &uid, generation, deleting, spec: &job.spec, invalid: invalid.as_deref() };
         let next = plan(&wanted, &old, &world);
@@ -235,10 +235,13 @@ impl Context {
         Ok(Requeue::requeue(until.map_or(RESYNC, |t| delay_until(t, world.now))))
     }
 
-    fn observe(&self, key: &JobKey) -> (World, Vec<PodObs>, Verdict) {
+    fn observe(&self, key: &JobKey, uid: &str) -> (World, Vec<PodObs>, Verdict) {
         let now = clock::now();
         let mut generations = self.children.of(key);
-        let statuses = self.watchers.all(&key.0, &key.1);
+        let mut statuses = self.watchers.all(&key.0, &key.1);
+        for (generation, status) in &mut statuses {
+            status.disregard_strangers(uid, *generation);
+        }
         for (g, status) in &statuses {
             for pod in generations.get_mut(g).map(|g| &mut g.pods).into_iter().flatten() {
                 pod.unregistered = status.reachable && status.lost.contains(&pod.name);

@@ -57,6 +57,18 @@ pub struct Problem {
     pub message: String,
 }
 
+impl StatusObs {
+    /// A jobmanager of another deployment may answer under the same name: one of a StreamJob that was deleted and created anew, on a node
+    /// that is cut off.
+    pub fn disregard_strangers(&mut self, uid: &str, generation: i64) {
+        let known = self.last.as_ref().and_then(|s| s.deployment.as_ref());
+        if known.is_some_and(|d| d.uid != uid || d.generation != generation) {
+            self.last = None;
+            self.reachable = false;
+        }
+    }
+}
+
 impl World {
     /// The last word of a reachable jobmanager.
     pub fn status(&self, generation: i64) -> Option<&WeirStatus> {
@@ -83,5 +95,34 @@ impl World {
         self.generations
             .get(&generation)
             .is_none_or(|g| g.job_manager.is_none() && g.task_manager.is_none() && g.pods.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_jobmanager_of_another_deployment_is_not_listened_to() {
+        let status = |uid: &str| {
+            StatusObs {
+            last: serde_json::from_value(json!({
+                "version": 1, "instance": "i", "deployment": {"uid": uid, "generation": 1}, "jobId": "x", "phase": "Ended",
+                "jobState": "CANCELED", "reason": "", "attempt": 1, "restarts": 0, "parallelism": 2, "maxParallelism": 128,
+                "taskmanagers": 0, "slotsTotal": 0, "allTasksRunning": false, "logHead": null, "lastCheckpoint": null,
+                "lastSavepoint": null, "restoredFrom": null, "failedCheckpoints": 0, "checkpointFailure": "",
+                "preflight": {"verdict": "Pending", "message": "", "restores": null}, "terminal": null, "operation": null,
+            }))
+            .unwrap(),
+            reachable: true,
+            since: 0,
+            lost: BTreeSet::new(),
+        }
+        };
+        let (mut ours, mut theirs) = (status("new"), status("old"));
+        ours.disregard_strangers("new", 1);
+        theirs.disregard_strangers("new", 1);
+        assert_eq!((ours.reachable, theirs.reachable, theirs.last), (true, false, None));
     }
 }
