@@ -18,6 +18,9 @@ pub(super) struct Pending {
     pub pending: String,
     pub part: String,
     pub bytes: u64,
+    /// The folder that it lies in, absolute: a job that is given another output folder still commits there. Empty: the sink's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub folder: String,
 }
 
 impl Pending {
@@ -128,6 +131,19 @@ impl Folder {
     }
     pub fn path(&self) -> &Path {
         &self.path
+    }
+    /// Its name in snapshots; empty where there is none to write down.
+    pub fn absolute(&self) -> String {
+        std::path::absolute(&self.path).ok().and_then(|p| p.to_str().map(str::to_owned)).unwrap_or_default()
+    }
+    /// The folder that a pending file lies in: this one, or that of the sink before its output was moved.
+    pub fn of(&self, p: &Pending) -> Self {
+        if p.folder.is_empty() || p.folder == self.absolute() {
+            return self.clone();
+        }
+        let mut other = self.clone();
+        other.path = p.folder.clone().into();
+        other
     }
 
     #[cfg(test)]
@@ -301,7 +317,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::new(dir.path().to_path_buf());
         let n = names("out");
-        let p = Pending { checkpoint: 9, pending: n.pending(9, 0), part: n.part(9, 0), bytes: 3 };
+        let p =
+            Pending { checkpoint: 9, pending: n.pending(9, 0), part: n.part(9, 0), bytes: 3, folder: String::new() };
         let e = folder.commit(&p).unwrap_err().message;
         assert!(e.contains("neither") && e.contains("checkpoint 9") && e.contains("same folder"), "{e}");
         fs::write(dir.path().join(&p.pending), "ab").unwrap();

@@ -62,11 +62,14 @@ impl<T: Data + Serialize> Sink<T> for FileSink {
 
     fn recover(&self, cx: &SinkContext, pending: Vec<Committable>) -> Result<()> {
         self.folder.prepare(&self.names(cx))?;
+        let pending = pending.iter().map(|p| Pending::decode(p)).collect::<Result<Vec<_>>>()?;
         for p in &pending {
-            self.folder.commit(&Pending::decode(p)?)?;
+            self.folder.of(p).commit(p)?;
         }
-        if !pending.is_empty() {
-            self.folder.sync()?;
+        let mut folders: Vec<_> = pending.iter().map(|p| &p.folder).zip(&pending).collect();
+        folders.dedup_by_key(|(folder, _)| *folder);
+        for (_, p) in folders {
+            self.folder.of(p).sync()?;
         }
         self.folder.sweep(&cx.operator, cx.attempt)
     }
@@ -259,6 +262,7 @@ impl FileWriter {
                 pending: self.names.pending(c, n),
                 part: self.names.part(c, n),
                 bytes: target.written,
+                folder: self.folder.absolute(),
             };
             self.folder.rename(&self.names.open(n), &pending.pending)?;
             self.pending.push(pending);

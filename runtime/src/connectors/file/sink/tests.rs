@@ -53,6 +53,20 @@ fn visible(dir: &Path) -> Vec<String> {
 }
 
 #[test]
+fn what_was_pending_when_the_output_moved_is_committed_where_it_was_written() {
+    let (old, new) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let mut w = writer::<u64>(&FileSink::json_lines(old.path()), 0, 1);
+    write(&mut w, vec![1u64]).unwrap();
+    let pending = prepare(&mut w, 1).unwrap();
+    let moved = FileSink::json_lines(new.path());
+    for attempt in [2, 3] {
+        recover(&moved, attempt, &pending).unwrap();
+        assert_eq!(visible(old.path()), ["1\n"]);
+        assert_eq!(names(new.path()), (Vec::new(), Vec::new()));
+    }
+}
+
+#[test]
 fn records_become_visible_with_their_checkpoint() {
     let dir = TempDir::new().unwrap();
     let sink = FileSink::json_lines(dir.path().join("made/when/missing"));
