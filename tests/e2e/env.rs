@@ -23,6 +23,8 @@ pub const NAMED: Duration = Duration::from_secs(10);
 pub const RATE: u32 = 12_000;
 /// The same for about a minute.
 pub const SLOW: u32 = 5_500;
+/// The same for about three minutes: a job whose end is brought about by an upgrade without the brake.
+pub const VERY_SLOW: u32 = 2_000;
 
 pub struct Env {
     pub weir: &'static Weir,

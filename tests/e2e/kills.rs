@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use weir_tests::job::{FlightsJob, JOB_MANAGER, TASK_MANAGER};
+use weir_tests::cluster::faults::Container;
+use weir_tests::job::{FlightsJob, JOB_MANAGER, JobPod, TASK_MANAGER};
+use weir_tests::poll::wait_for;
 
 use crate::env::{Env, LONG, RATE, SLOW, SOON};
 
@@ -41,27 +43,50 @@ pub fn taskmanager(env: &Env) -> Result<()> {
 }
 
 pub fn jobmanager_three_times_in_a_row(env: &Env) -> Result<()> {
+    three_times(env, false)
+}
+
+/// Without the process that stands by, so that a process has to start each time.
+pub fn jobmanager_with_its_standby_three_times_in_a_row(env: &Env) -> Result<()> {
+    three_times(env, true)
+}
+
+fn three_times(env: &Env, all: bool) -> Result<()> {
     let job = env.running(SLOW)?;
-    for kill in 1..=3 {
-        let victim = job.pod(JOB_MANAGER)?;
-        let gap = survives(env, &job, || job.kill(&victim))?;
-        ensure!(gap < BACK_OFF, "kill {kill}: {gap:?} without output, as long as the kubelet's back-off");
+    for number in 1..=3 {
+        let victims = victims(env, &job, &job.pods(JOB_MANAGER)?, all)?;
+        let gap = survives(env, &job, || kill(env, &victims))?;
+        ensure!(gap < BACK_OFF, "kill {number}: {gap:?} without output, as long as the kubelet's back-off");
     }
     env.note(job.finish(env.expected()?, LONG)?.to_string());
     Ok(())
 }
 
 pub fn jobmanager_and_taskmanagers_at_once(env: &Env) -> Result<()> {
-    let job = env.running(RATE)?;
-    let mut victims = job.pods(TASK_MANAGER)?;
-    victims.push(job.pod(JOB_MANAGER)?);
-    let containers: Vec<_> = victims
-        .iter()
-        .map(|pod| env.cluster().working_container(&env.namespace.name, &pod.name))
-        .collect::<Result<_>>()?;
-    survives(env, &job, || containers.iter().try_for_each(|container| env.cluster().kill(container)))?;
+    let job = env.running(SLOW)?;
+    for all in [false, true] {
+        let pods = [job.pods(TASK_MANAGER)?, job.pods(JOB_MANAGER)?].concat();
+        let victims = victims(env, &job, &pods, all)?;
+        survives(env, &job, || kill(env, &victims))?;
+    }
     env.note(job.finish(env.expected()?, LONG)?.to_string());
     Ok(())
+}
+
+/// The processes of pods that work, or with those that stand by; waits until they are there.
+fn victims(env: &Env, job: &FlightsJob<'_>, pods: &[JobPod], all: bool) -> Result<Vec<Container>> {
+    let of = |pod: &JobPod| -> Result<Vec<Container>> {
+        let both = job.containers(pod)?;
+        let working = env.cluster().working_container(&env.namespace.name, &pod.name)?;
+        Ok(if all { both } else { vec![working] })
+    };
+    wait_for("both processes of each pod", SOON, Duration::from_millis(100), || {
+        Ok(Some(pods.iter().map(of).collect::<Result<Vec<_>>>()?.concat()))
+    })
+}
+
+fn kill(env: &Env, victims: &[Container]) -> Result<()> {
+    victims.iter().try_for_each(|container| env.cluster().kill(container))
 }
 
 pub fn pods_deleted(env: &Env) -> Result<()> {

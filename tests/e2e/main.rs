@@ -25,6 +25,10 @@ use self::runner::{Case, alone, beside};
 /// Every test, longest first: what runs beside others ends about together.
 const CASES: &[Case] = &[
     beside("kills::jobmanager_three_times_in_a_row", kills::jobmanager_three_times_in_a_row),
+    beside(
+        "kills::jobmanager_with_its_standby_three_times_in_a_row",
+        kills::jobmanager_with_its_standby_three_times_in_a_row,
+    ),
     beside("upgrade::savepoint_fails_and_the_old_job_runs_on", upgrade::savepoint_fails_and_the_old_job_runs_on),
     beside(
         "upgrade::bad_image_leaves_the_old_generation_running",

@@ -7,10 +7,8 @@ use serde_json::json;
 use weir_tests::cluster::Cluster;
 use weir_tests::job::{FlightsJob, JOB_MANAGER, TASK_MANAGER};
 
-use crate::env::{Env, LONG, SOON};
+use crate::env::{Env, LONG, SOON, VERY_SLOW};
 
-/// A job that outlives the loss of a node: about three minutes.
-const VERY_SLOW: u32 = 2_000;
 /// The control plane notices after 16 s that a node is lost, and moves its pods 2 s later.
 const MOVED: Duration = Duration::from_secs(120);
 

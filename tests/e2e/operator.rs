@@ -8,7 +8,7 @@ use weir_tests::cluster::faults::CRASH_AT;
 use weir_tests::job::{FlightsJob, JOB_MANAGER, TASK_MANAGER};
 use weir_tests::poll::wait_until;
 
-use crate::env::{Env, LONG, RATE, SLOW, SOON};
+use crate::env::{Env, LONG, RATE, SLOW, SOON, VERY_SLOW};
 
 const OFTEN: Duration = Duration::from_millis(100);
 
@@ -66,9 +66,9 @@ fn died(env: &Env, job: &mut FlightsJob<'_>, step: &str) -> Result<()> {
 }
 
 pub fn crashes_at_each_step_of_an_upgrade(env: &Env) -> Result<()> {
-    let mut job = env.running(SLOW)?;
+    let mut job = env.running(VERY_SLOW)?;
     for (index, step) in ["Preparing", "Warming", "Savepointing", "Starting", "Proving", "Done"].iter().enumerate() {
-        job.spec()["restartNonce"] = json!(index);
+        job.set_rate(VERY_SLOW + 1 + u32::try_from(index)?)?;
         apply_with_crash(env, &mut job, step)?;
         settled(env, &job)?;
         env.note(format!("died at {step}: done by the next operator"));
@@ -82,7 +82,7 @@ fn settled(env: &Env, job: &FlightsJob<'_>) -> Result<()> {
     job.wait_ready(SOON)?;
     let status = job.status()?;
     let (runs, wanted) = (&status["deployed"]["spec"], &job.manifest["spec"]);
-    ensure!(runs["restartNonce"] == wanted["restartNonce"], "{runs} runs, {wanted} is wanted");
+    ensure!(runs["args"] == wanted["args"], "{runs} runs, {wanted} is wanted");
     ensure!(status["parallelism"] == wanted["parallelism"], "{status}");
     let generation = status["deployed"]["generation"].as_i64();
     job.wait("nothing left of other generations", SOON, |_| {
@@ -101,7 +101,7 @@ fn hurried(env: &Env, job: &mut FlightsJob<'_>) -> Result<String> {
 }
 
 pub fn crashes_while_it_rescales_suspends_and_deletes(env: &Env) -> Result<()> {
-    let mut job = env.running(SLOW)?;
+    let mut job = env.running(VERY_SLOW)?;
     for (step, parallelism) in [("RescaleSlots", 3), ("Rescaling", 1)] {
         job.spec()["parallelism"] = json!(parallelism);
         apply_with_crash(env, &mut job, step)?;
@@ -134,7 +134,7 @@ pub fn crashes_while_it_rescales_suspends_and_deletes(env: &Env) -> Result<()> {
 }
 
 pub fn kills_in_the_middle_of_an_upgrade(env: &Env) -> Result<()> {
-    let mut job = env.running(SLOW)?;
+    let mut job = env.running(VERY_SLOW)?;
     // While the operator is away the step stands still, so that the victim is hit exactly there.
     let victims = [
         ("Preparing", JOB_MANAGER, Side::Old),
@@ -148,7 +148,7 @@ pub fn kills_in_the_middle_of_an_upgrade(env: &Env) -> Result<()> {
     ];
     for (index, (step, role, side)) in victims.into_iter().enumerate() {
         let old = job.status()?["deployed"]["generation"].as_i64();
-        job.spec()["restartNonce"] = json!(index);
+        job.set_rate(VERY_SLOW + 1 + u32::try_from(index)?)?;
         fresh_operator(env)?;
         job.manifest["metadata"]["annotations"] = json!({CRASH_AT: step});
         job.apply()?;

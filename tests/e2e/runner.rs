@@ -159,5 +159,8 @@ fn run(weir: &'static Weir, case: &Case) -> Outcome {
         if error.is_some() { "FAILED" } else { "ok" },
         begun.elapsed().as_secs_f64()
     );
+    if let Some(error) = &error {
+        println!("  {}: {error}", case.name);
+    }
     Outcome { name: case.name, error }
 }

@@ -268,9 +268,9 @@ fn refused_upgrade(env: &Env, change: impl Fn(&mut FlightsJob<'_>), reasons: &[&
     // Whatever the operator tries next, the old generation stays.
     let waiting = job.wait_ready(Duration::from_secs(3));
     ensure!(waiting.is_err(), "a generation that cannot start is not ready");
+    job.manifest = good;
     untouched.end(env, &job)?;
 
-    job.manifest = good;
     job.set_rate(RATE)?;
     job.apply()?;
     job.wait_ready(SOON)?;

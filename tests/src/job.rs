@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::cluster::faults::Container;
 use crate::cluster::{Cluster, Namespace};
 use crate::kubectl::Kubectl;
 use crate::oracle::{self, Expected, Order, OutputWatch, Report};
@@ -213,9 +214,14 @@ impl<'a> FlightsJob<'a> {
         })
     }
 
-    /// SIGKILLs the first process of a pod.
+    /// SIGKILLs the process of a pod that works; the one that stands by takes over.
     pub fn kill(&self, pod: &JobPod) -> Result<()> {
         self.cluster.kill(&self.cluster.working_container(&self.namespace, &pod.name)?)
+    }
+
+    /// The containers of a pod: the one that works and the one that stands by.
+    pub fn containers(&self, pod: &JobPod) -> Result<Vec<Container>> {
+        ["weir", "weir-standby"].iter().map(|name| self.cluster.container(&self.namespace, &pod.name, name)).collect()
     }
 
     /// Deletes the resource and waits until it is gone.

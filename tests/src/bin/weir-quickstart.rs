@@ -143,14 +143,29 @@ fn run(args: &Args, tour: &mut Tour) -> Result<()> {
         let victim = job.pod(TASK_MANAGER)?;
         job.kill(&victim)?;
         let from = restarted(&job, attempt)?;
-        Ok(((), format!("{} is gone; attempt {} restored {from}\n{}", victim.name, attempt + 1, gap(begun)?)))
+        Ok((
+            (),
+            format!(
+                "a process of {} was killed; attempt {} restored {from}\n{}",
+                victim.name,
+                attempt + 1,
+                gap(begun)?
+            ),
+        ))
     })?;
-    tour.step("Kill the jobmanager", "", || {
+    tour.step("Kill the jobmanager (SIGKILL of its process)", "", || {
         let (begun, attempt) = (Instant::now(), attempt(&job)?);
         let victim = job.pod(JOB_MANAGER)?;
         job.kill(&victim)?;
         let from = restarted(&job, attempt)?;
-        Ok(((), format!("{} was killed; the next one restored {from}\n{}", victim.name, gap(begun)?)))
+        Ok((
+            (),
+            format!(
+                "the process of {} was killed; the one that stood by restored {from}\n{}",
+                victim.name,
+                gap(begun)?
+            ),
+        ))
     })?;
     tour.step("Rescale to 3", &format!("kubectl -n {NAMESPACE} scale sj/flights --replicas=3"), || {
         let begun = Instant::now();
