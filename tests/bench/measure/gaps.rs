@@ -114,7 +114,7 @@ pub fn rescale(bench: &Bench) -> Result<Vec<Row>> {
     }
     bench.done(&job)?;
     Ok(vec![
-        Row::new("kubectl scale 2 -> 3, through a savepoint: gap", "29 s", "6 s", "2 s", up),
+        Row::new("kubectl scale 2 -> 3, through a checkpoint: gap", "29 s", "6 s", "2 s", up),
         Row::new("kubectl scale 3 -> 2: gap", "24.5 s", "", "", down),
     ])
 }
