@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use weir_tests::cmd::Cmd;
 use weir_tests::local::{self, JobSpec, LocalJob};
-use weir_tests::suite::{Test, Verdict};
+use weir_tests::suite::CannotRun;
 
 use crate::fixture::{endless, exceptions, in_folder};
 
@@ -17,15 +17,12 @@ struct Tmpfs {
 }
 
 impl Tmpfs {
-    /// None with the reason where this machine does not allow it.
-    fn mount(path: &Path, size: &str) -> Result<std::result::Result<Self, String>> {
+    fn mount(path: &Path, size: &str) -> Result<Self> {
         fs::create_dir_all(path)?;
-        let done =
-            Cmd::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size},mode=0777"), "tmpfs"]).arg(path).run();
-        Ok(match done {
-            Ok(()) => Ok(Self { path: path.to_path_buf() }),
-            Err(error) => Err(format!("a tmpfs cannot be mounted (are you root?): {error:#}")),
-        })
+        let options = format!("size={size},mode=0777");
+        let mount = Cmd::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path);
+        mount.run().map_err(|error| CannotRun(format!("a tmpfs cannot be mounted (are you root?): {error:#}")))?;
+        Ok(Self { path: path.to_path_buf() })
     }
 
     /// Writes until nothing fits any more.
@@ -46,19 +43,11 @@ impl Drop for Tmpfs {
 }
 
 /// The same, in a folder of its own; ignored where a tmpfs cannot be mounted.
-fn with_small_disk(name: &str, size: &str, body: impl FnOnce(&Path, &Tmpfs) -> Result<()>) -> Test {
-    let mut ignored = None;
-    let verdict = in_folder(|dir| match Tmpfs::mount(&dir.join(name), size)? {
-        Ok(disk) => body(dir, &disk),
-        Err(reason) => {
-            ignored = Some(reason);
-            Ok(())
-        }
-    })?;
-    Ok(ignored.map_or(verdict, Verdict::Ignored))
+fn with_small_disk(name: &str, size: &str, body: impl FnOnce(&Path, &Tmpfs) -> Result<()>) -> Result<()> {
+    in_folder(|dir| body(dir, &Tmpfs::mount(&dir.join(name), size)?))
 }
 
-pub fn full_disk_for_checkpoints() -> Test {
+pub fn full_disk_for_checkpoints() -> Result<()> {
     with_small_disk("checkpoints", "16m", |dir, disk| {
         let mut job = LocalJob::start(endless(dir)?, 2, 2, 1)?;
         job.wait_running()?;
@@ -71,8 +60,8 @@ pub fn full_disk_for_checkpoints() -> Test {
         })?;
         let said = status["checkpointFailure"].as_str().unwrap_or_default().to_owned();
         ensure!(
-            said.contains("cannot write") && said.contains("/checkpoints/"),
-            "it does not say what and where: {said}"
+            said.contains("cannot write") && said.contains("/checkpoints/") && said.contains("free some space"),
+            "it does not say what, where and what to do: {said}"
         );
         // some more fail: the job goes on all the same, and writes records
         let failed = |status: &serde_json::Value| status["failedCheckpoints"].as_u64().unwrap_or(0);
@@ -102,7 +91,7 @@ pub fn full_disk_for_checkpoints() -> Test {
 }
 
 /// The job fails and is restarted while its output does not fit; with room again it ends, and nothing is lost or double.
-pub fn full_disk_for_output() -> Test {
+pub fn full_disk_for_output() -> Result<()> {
     with_small_disk("output", "200m", |dir, disk| {
         let input = local::input()?;
         // about 43 MB of output

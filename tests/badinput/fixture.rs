@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use weir_tests::local::{self, JobSpec, LocalJob, Proc, code};
-use weir_tests::suite::{Test, Verdict};
+use weir_tests::suite::CannotRun;
 
 /// A folder for one test.
 pub fn folder() -> Result<TempDir> {
@@ -18,10 +18,11 @@ pub fn folder() -> Result<TempDir> {
 }
 
 /// A test's folder, kept when the test fails.
-pub fn in_folder(body: impl FnOnce(&Path) -> Result<()>) -> Test {
+pub fn in_folder(body: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let dir = folder()?;
     match body(dir.path()) {
-        Ok(()) => Ok(Verdict::Passed),
+        Ok(()) => Ok(()),
+        Err(error) if CannotRun::reason(&error).is_some() => Err(error),
         Err(error) => {
             let kept = dir.keep();
             Err(error.context(format!("everything is in {}", kept.display())))

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use weir_tests::local::{JobSpec, LocalJob};
-use weir_tests::suite::Test;
 
 use crate::fixture::{endless, exceptions, in_folder, refused, says};
 
@@ -23,7 +22,7 @@ fn below_a_file(dir: &Path) -> Result<std::path::PathBuf> {
     Ok(file.join("folder"))
 }
 
-pub fn checkpoints_that_cannot_be_written() -> Test {
+pub fn checkpoints_that_cannot_be_written() -> Result<()> {
     in_folder(|dir| {
         let place = below_a_file(dir)?;
         let mut spec = endless(dir)?;
@@ -35,7 +34,7 @@ pub fn checkpoints_that_cannot_be_written() -> Test {
     })
 }
 
-pub fn output_that_cannot_be_written() -> Test {
+pub fn output_that_cannot_be_written() -> Result<()> {
     in_folder(|dir| {
         let place = below_a_file(dir)?;
         let spec = with(endless(dir)?, "--output", &place)?;
@@ -50,7 +49,7 @@ pub fn output_that_cannot_be_written() -> Test {
     })
 }
 
-pub fn input_that_is_not_there() -> Test {
+pub fn input_that_is_not_there() -> Result<()> {
     in_folder(|dir| {
         let missing = dir.join("no-such-file.csv");
         let spec = with(endless(dir)?, "--input", &missing)?;
@@ -62,7 +61,7 @@ pub fn input_that_is_not_there() -> Test {
     })
 }
 
-pub fn checkpoint_urls_that_are_not_understood() -> Test {
+pub fn checkpoint_urls_that_are_not_understood() -> Result<()> {
     in_folder(|dir| {
         for (url, words) in [
             ("s3://bucket/checkpoints", &["s3://", "not supported", "file:///PATH"][..]),

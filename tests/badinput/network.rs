@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use weir_tests::local::{self, JobSpec, LocalJob, Proc, code, http};
-use weir_tests::suite::Test;
 
 use crate::fixture::{endless, in_folder, refused, says};
 
@@ -50,7 +49,7 @@ fn framed(length: u32, body: &[u8]) -> Vec<u8> {
     [b"WEIRCTL\x01".as_slice(), &length.to_be_bytes(), body].concat()
 }
 
-pub fn strangers_on_the_control_port() -> Test {
+pub fn strangers_on_the_control_port() -> Result<()> {
     in_folder(|dir| {
         let (mut job, _) = running(endless(dir)?)?;
         let rpc = job.rpc;
@@ -80,7 +79,7 @@ pub fn strangers_on_the_control_port() -> Test {
     })
 }
 
-pub fn strangers_on_the_data_port() -> Test {
+pub fn strangers_on_the_data_port() -> Result<()> {
     in_folder(|dir| {
         let (mut job, data) = running(endless(dir)?)?;
         let before = memory(&job.taskmanagers[0])?;
@@ -110,7 +109,7 @@ pub fn strangers_on_the_data_port() -> Test {
     })
 }
 
-pub fn ports_in_use() -> Test {
+pub fn ports_in_use() -> Result<()> {
     in_folder(|dir| {
         let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
         let address = taken.local_addr()?.to_string();
@@ -141,7 +140,7 @@ pub fn ports_in_use() -> Test {
 }
 
 /// The same program with another graph: here wordcount's place is taken by a greeting that it would send.
-pub fn a_taskmanager_of_another_job_is_refused() -> Test {
+pub fn a_taskmanager_of_another_job_is_refused() -> Result<()> {
     in_folder(|dir| {
         let (mut job, _) = running(endless(dir)?)?;
         let hello =

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use weir_tests::local::{JobSpec, LocalJob, PATIENCE, code};
 use weir_tests::oracle::OutputFiles;
-use weir_tests::suite::Test;
 
 use crate::fixture::{in_folder, metric, says};
 
@@ -27,7 +26,7 @@ fn input(dir: &Path, bad: &[&str]) -> Result<PathBuf> {
     Ok(file)
 }
 
-pub fn a_bad_record_fails_the_job_and_is_named() -> Test {
+pub fn a_bad_record_fails_the_job_and_is_named() -> Result<()> {
     in_folder(|dir| {
         let cases = [
             (
@@ -57,7 +56,7 @@ pub fn a_bad_record_fails_the_job_and_is_named() -> Test {
     })
 }
 
-pub fn bad_records_are_skipped_and_counted() -> Test {
+pub fn bad_records_are_skipped_and_counted() -> Result<()> {
     in_folder(|dir| {
         let bad = [
             "2013-01-01T10:40Z,2013-01-01T10:42Z,AA,eleven,N619AA,JFK,MIA,2,33,1089",

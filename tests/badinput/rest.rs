@@ -2,13 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use weir_tests::local::{LocalJob, http};
-use weir_tests::suite::Test;
 
 use crate::fixture::{endless, in_folder};
 
 const UNKNOWN: &str = "00000000000000000000000000000000";
 
-pub fn malformed_requests() -> Test {
+pub fn malformed_requests() -> Result<()> {
     in_folder(|dir| {
         let mut job = LocalJob::start(endless(dir)?, 2, 2, 1)?;
         job.wait_running()?;

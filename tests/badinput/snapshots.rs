@@ -8,7 +8,6 @@ use serde_json::Value;
 use weir_tests::image::cargo_build;
 use weir_tests::local::log::fingerprint;
 use weir_tests::local::{JobSpec, LocalJob};
-use weir_tests::suite::Test;
 
 use crate::fixture::{Left, endless, exceptions, in_folder, left_behind, refused, says};
 
@@ -79,19 +78,19 @@ fn cut(file: &Path) -> Result<()> {
     Ok(fs::write(file, &bytes[..bytes.len() / 2])?)
 }
 
-pub fn corrupt_state_file() -> Test {
+pub fn corrupt_state_file() -> Result<()> {
     in_folder(|dir| never_runs(dir, flip_a_byte, &["is corrupt", "checksum", "restore an older snapshot"]))
 }
 
-pub fn truncated_state_file() -> Test {
+pub fn truncated_state_file() -> Result<()> {
     in_folder(|dir| never_runs(dir, cut, &["is truncated", "bytes", "restore an older snapshot"]))
 }
 
-pub fn missing_state_file() -> Test {
+pub fn missing_state_file() -> Result<()> {
     in_folder(|dir| never_runs(dir, |file| Ok(fs::remove_file(file)?), &["is missing", "restore an older snapshot"]))
 }
 
-pub fn corrupt_manifest() -> Test {
+pub fn corrupt_manifest() -> Result<()> {
     in_folder(|dir| {
         let left = left_behind(dir)?;
         let file = left.checkpoint.join(MANIFEST);
@@ -102,7 +101,7 @@ pub fn corrupt_manifest() -> Test {
     })
 }
 
-pub fn truncated_manifest() -> Test {
+pub fn truncated_manifest() -> Result<()> {
     in_folder(|dir| {
         let left = left_behind(dir)?;
         let file = left.checkpoint.join(MANIFEST);
@@ -111,7 +110,7 @@ pub fn truncated_manifest() -> Test {
     })
 }
 
-pub fn manifest_of_another_version() -> Test {
+pub fn manifest_of_another_version() -> Result<()> {
     in_folder(|dir| {
         let left = left_behind(dir)?;
         let file = left.checkpoint.join(MANIFEST);
@@ -122,7 +121,7 @@ pub fn manifest_of_another_version() -> Test {
     })
 }
 
-pub fn corrupt_log_entry() -> Test {
+pub fn corrupt_log_entry() -> Result<()> {
     in_folder(|dir| {
         let left = left_behind(dir)?;
         let log = left.spec.log()?;
@@ -138,7 +137,7 @@ fn name(file: &Path) -> String {
     format!("{}/{}", of(file.parent().and_then(Path::file_name)), of(file.file_name()))
 }
 
-pub fn savepoint_of_another_job() -> Test {
+pub fn savepoint_of_another_job() -> Result<()> {
     in_folder(|dir| {
         let left = left_behind(dir)?;
         let mut args = vec!["--package", "weir-runtime", "--example", "wordcount"];
@@ -169,7 +168,7 @@ pub fn savepoint_of_another_job() -> Test {
 }
 
 /// The job's own code cannot change here, so the snapshot does: it was written by a job whose state has another type.
-pub fn state_of_another_type() -> Test {
+pub fn state_of_another_type() -> Result<()> {
     in_folder(|dir| {
         let left = left_behind(dir)?;
         let file = left.checkpoint.join(MANIFEST);
@@ -209,7 +208,7 @@ fn find_fields(value: &mut Value) -> Option<&mut Vec<Value>> {
     }
 }
 
-pub fn another_max_parallelism() -> Test {
+pub fn another_max_parallelism() -> Result<()> {
     in_folder(|dir| {
         let mut left = left_behind(dir)?;
         left.spec = left.spec.option("--max-parallelism", 64);
@@ -218,7 +217,7 @@ pub fn another_max_parallelism() -> Test {
     })
 }
 
-pub fn folder_that_holds_checkpoints() -> Test {
+pub fn folder_that_holds_checkpoints() -> Result<()> {
     in_folder(|dir| {
         let left = left_behind(dir)?;
         let number = format!("checkpoint {}", left.id);
@@ -228,7 +227,7 @@ pub fn folder_that_holds_checkpoints() -> Test {
     })
 }
 
-pub fn going_back_behind_what_was_committed() -> Test {
+pub fn going_back_behind_what_was_committed() -> Result<()> {
     in_folder(|dir| {
         let left = left_behind(dir)?;
         let savepoint = left.savepoint.display().to_string();
@@ -237,7 +236,7 @@ pub fn going_back_behind_what_was_committed() -> Test {
     })
 }
 
-pub fn no_snapshot_at_the_path() -> Test {
+pub fn no_snapshot_at_the_path() -> Result<()> {
     in_folder(|dir| {
         let left = left_behind(dir)?;
         for (path, words) in [
@@ -255,7 +254,7 @@ pub fn no_snapshot_at_the_path() -> Test {
     })
 }
 
-pub fn latest_where_none_was_completed() -> Test {
+pub fn latest_where_none_was_completed() -> Result<()> {
     in_folder(|dir| {
         let mut job = LocalJob::new(endless(dir)?, 1)?;
         job.start_all(1, 1, Some("latest"))?;

@@ -7,7 +7,6 @@ use rustix::process::Signal;
 use weir_tests::local::{self, JobSpec, LocalJob, PATIENCE, code};
 use weir_tests::oracle::{self, Expected, Order, OutputFiles};
 use weir_tests::poll::wait_until;
-use weir_tests::suite::{Test, Verdict};
 
 /// Records a second: so one reading of the input lasts long enough, and the scenarios run beside each other.
 const RATE: u64 = 30_000;
@@ -35,9 +34,9 @@ impl Scenario {
     }
 
     /// Runs the test's body; keeps the folder when it fails.
-    fn play(self, body: impl FnOnce(&Self) -> Result<()>) -> Test {
+    fn play(self, body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         match body(&self) {
-            Ok(()) => Ok(Verdict::Passed),
+            Ok(()) => Ok(()),
             Err(error) => {
                 let kept = self.dir.keep();
                 Err(error.context(format!("everything is in {}", kept.display())))
@@ -61,7 +60,7 @@ impl Scenario {
 }
 
 /// The checkpoint is in the log, its files are not yet visible: who restores it commits them.
-pub fn jobmanager_killed_between_completion_and_commit() -> Test {
+pub fn jobmanager_killed_between_completion_and_commit() -> Result<()> {
     Scenario::new()?.play(|s| {
         // a long heartbeat: the taskmanager's own end of the connection is what ends its tasks
         let mut job = LocalJob::start(s.spec.clone(), 2, 2, 1)?;
@@ -85,7 +84,7 @@ pub fn jobmanager_killed_between_completion_and_commit() -> Test {
     })
 }
 
-pub fn sigterm_neither_cancels_nor_deletes() -> Test {
+pub fn sigterm_neither_cancels_nor_deletes() -> Result<()> {
     Scenario::new()?.play(|s| {
         let mut job = LocalJob::start(s.spec.clone(), 2, 2, 1)?;
         job.wait_checkpoint()?;
@@ -116,7 +115,7 @@ pub fn sigterm_neither_cancels_nor_deletes() -> Test {
     })
 }
 
-pub fn two_jobmanagers_the_older_one_is_fenced() -> Test {
+pub fn two_jobmanagers_the_older_one_is_fenced() -> Result<()> {
     Scenario::new()?.play(|s| {
         let mut older = LocalJob::start(s.spec.clone(), 2, 2, 1)?;
         older.wait_checkpoint()?;
@@ -137,7 +136,7 @@ pub fn two_jobmanagers_the_older_one_is_fenced() -> Test {
     })
 }
 
-pub fn frozen_taskmanager_commits_nothing_when_it_thaws() -> Test {
+pub fn frozen_taskmanager_commits_nothing_when_it_thaws() -> Result<()> {
     Scenario::new()?.play(|s| {
         let spec = s.spec.clone().option("--heartbeat-timeout", "600ms");
         // a spare slot: the job goes on without the frozen one
@@ -161,7 +160,7 @@ pub fn frozen_taskmanager_commits_nothing_when_it_thaws() -> Test {
     })
 }
 
-pub fn stop_and_restart_at_another_parallelism() -> Test {
+pub fn stop_and_restart_at_another_parallelism() -> Result<()> {
     Scenario::new()?.play(|s| {
         let mut job = LocalJob::start(s.spec.clone(), 1, 3, 1)?;
         for parallelism in [3, 2] {
@@ -184,7 +183,7 @@ pub fn stop_and_restart_at_another_parallelism() -> Test {
 }
 
 /// Whoever supervises the jobmanager starts it again with the same words, also when it had just ended the job.
-pub fn finished_job_is_not_run_again_by_a_restart() -> Test {
+pub fn finished_job_is_not_run_again_by_a_restart() -> Result<()> {
     Scenario::unthrottled()?.play(|s| {
         let mut job = LocalJob::new(s.spec.clone(), 1)?;
         job.start_all(1, 1, None)?;
@@ -203,7 +202,7 @@ pub fn finished_job_is_not_run_again_by_a_restart() -> Test {
 }
 
 /// A whole generation falls silent, another one takes over and ends the job; then the first wakes up and believes to be alone.
-pub fn frozen_cluster_is_harmless_when_it_thaws() -> Test {
+pub fn frozen_cluster_is_harmless_when_it_thaws() -> Result<()> {
     Scenario::new()?.play(|s| {
         let mut older = LocalJob::start(s.spec.clone(), 2, 2, 1)?;
         older.wait_checkpoint()?;
@@ -244,7 +243,7 @@ pub fn frozen_cluster_is_harmless_when_it_thaws() -> Test {
 }
 
 /// Between the last checkpoint, by which the sinks commit all, and the entry that says that the job has ended.
-pub fn jobmanager_killed_while_the_job_ends() -> Test {
+pub fn jobmanager_killed_while_the_job_ends() -> Result<()> {
     Scenario::unthrottled()?.play(|s| {
         let mut job = LocalJob::start(s.spec.clone(), 2, 2, 1)?;
         let log = s.spec.log()?;
@@ -271,7 +270,7 @@ pub fn jobmanager_killed_while_the_job_ends() -> Test {
 }
 
 /// Nothing is kept, so nothing can be resumed: but the taskmanagers that live on serve the next jobmanager.
-pub fn job_without_storage_starts_anew() -> Test {
+pub fn job_without_storage_starts_anew_with_its_taskmanagers() -> Result<()> {
     Scenario::new()?.play(|s| {
         let mut spec = s.spec.clone();
         spec.checkpoints = None;
@@ -287,7 +286,7 @@ pub fn job_without_storage_starts_anew() -> Test {
 }
 
 /// The taskmanagers have seen higher attempts than the new log has.
-pub fn storage_that_was_deleted_is_a_new_start() -> Test {
+pub fn storage_that_was_deleted_is_a_new_start() -> Result<()> {
     Scenario::new()?.play(|s| {
         let mut job = LocalJob::start(s.spec.clone(), 2, 2, 1)?;
         job.wait_checkpoint()?;

@@ -7,32 +7,34 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use libtest_mimic::Trial;
 use serde_json::Value;
 use weir_tests::checkout;
 use weir_tests::cluster::parts::Part;
 use weir_tests::cmd::{Cmd, on_path};
-use weir_tests::suite::{self, Case, Test, Verdict};
+use weir_tests::suite::{self, CannotRun, trial};
+use weir_tests::trials;
 
 use schemas::Schemas;
 
-const CASES: &[Case] = &[
-    ("lint_finds_nothing", || with_tools(lint_finds_nothing)),
-    ("objects_fit_the_kubernetes_api_whatever_the_values", || with_tools(objects_fit_the_api)),
-    ("watching_one_namespace_needs_no_rights_in_others", || with_tools(one_namespace_needs_no_rights_in_others)),
-    ("wrong_values_are_refused_with_a_sentence", || with_tools(wrong_values_are_refused)),
-    ("the_schemas_find_what_is_wrong", || with_tools(schemas_find_what_is_wrong)),
-];
-
 fn main() -> ExitCode {
-    suite::main(CASES, 2)
+    let trials = trials!(
+        with_tools:
+        lint_finds_nothing,
+        objects_fit_the_kubernetes_api_whatever_the_values,
+        watching_one_namespace_needs_no_rights_in_others,
+        wrong_values_are_refused_with_a_sentence,
+        the_schemas_find_what_is_wrong,
+    );
+    suite::main(trials.into(), 2)
 }
 
-fn with_tools(test: fn() -> Result<()>) -> Test {
-    if !on_path("go") {
-        return Ok(Verdict::Ignored("there is no `go` to build helm and kubeconform with".into()));
-    }
-    test().map(|()| Verdict::Passed)
+fn with_tools(name: &str, test: fn() -> Result<()>) -> Trial {
+    trial(name, move || match on_path("go") {
+        true => test(),
+        false => bail!(CannotRun("there is no `go` to build helm and kubeconform with".into())),
+    })
 }
 
 const NAMESPACE: &str = "weir-system";
@@ -123,7 +125,7 @@ fn lint_finds_nothing() -> Result<()> {
     Ok(())
 }
 
-fn objects_fit_the_api() -> Result<()> {
+fn objects_fit_the_kubernetes_api_whatever_the_values() -> Result<()> {
     let everywhere =
         ["ClusterRole", "ClusterRoleBinding", "Deployment", "Role", "RoleBinding", "Service", "ServiceAccount"];
     let everywhere: BTreeSet<String> = everywhere.map(str::to_owned).into();
@@ -151,7 +153,7 @@ fn objects_fit_the_api() -> Result<()> {
     Ok(())
 }
 
-fn one_namespace_needs_no_rights_in_others() -> Result<()> {
+fn watching_one_namespace_needs_no_rights_in_others() -> Result<()> {
     let yaml = template("weir", &["watchNamespace=streams", "crds.install=false"], "")?;
     for document in yaml.split("\n---\n").filter(|document| document.contains("kind:")) {
         let object: Value = serde_yaml::from_str(document).context("what helm printed")?;
@@ -166,7 +168,7 @@ fn one_namespace_needs_no_rights_in_others() -> Result<()> {
     Ok(())
 }
 
-fn wrong_values_are_refused() -> Result<()> {
+fn wrong_values_are_refused_with_a_sentence() -> Result<()> {
     for (set, expected) in [
         ("watchNamespace=Streams", "'/watchNamespace': 'Streams' does not match pattern"),
         ("operator.replicas=9", "'/operator/replicas': maximum: got 9, want 5"),
@@ -183,7 +185,7 @@ fn wrong_values_are_refused() -> Result<()> {
         ("watchNamespaces=streams", "additional properties 'watchNamespaces' not allowed"),
     ] {
         match template("weir", &[set], "") {
-            Ok(_) => anyhow::bail!("{set} is accepted"),
+            Ok(_) => bail!("{set} is accepted"),
             Err(error) => ensure!(format!("{error:#}").contains(expected), "{set}: {error:#}"),
         }
     }
@@ -191,7 +193,7 @@ fn wrong_values_are_refused() -> Result<()> {
 }
 
 /// Without this, schemas that allow everything would pass for a clean chart.
-fn schemas_find_what_is_wrong() -> Result<()> {
+fn the_schemas_find_what_is_wrong() -> Result<()> {
     let service = |port: &str| {
         format!("apiVersion: v1\nkind: Service\nmetadata: {{name: x}}\nspec: {{ports: [{{port: {port}}}]}}\n")
     };

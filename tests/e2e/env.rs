@@ -10,6 +10,7 @@ use weir_tests::cluster::{Cluster, Namespace, OPERATOR_NAMESPACE, Weir};
 use weir_tests::job::FlightsJob;
 use weir_tests::kubectl::Kubectl;
 use weir_tests::oracle::Expected;
+use weir_tests::suite::CannotRun;
 use weir_tests::weir_images::{WeirImages, flights_input};
 
 /// Limit of a wait for something that takes a few seconds on an idle machine.
@@ -79,14 +80,18 @@ impl Env {
     }
 
     /// Keeps what explains a failure, before the namespace goes.
-    pub fn end(self, result: Result<()>) -> Result<()> {
-        result.map_err(|error| {
-            let kept = self.keep().unwrap_or_else(|error| format!("nothing could be kept: {error:#}"));
-            error.context(kept)
+    pub fn end(&self, result: Result<()>) -> Result<()> {
+        result.map_err(|error| match CannotRun::reason(&error) {
+            Some(_) => error,
+            None => error.context(self.keep()),
         })
     }
 
-    fn keep(&self) -> Result<String> {
+    fn keep(&self) -> String {
+        self.try_keep().unwrap_or_else(|error| format!("nothing could be kept: {error:#}"))
+    }
+
+    fn try_keep(&self) -> Result<String> {
         let own = std::env::current_exe()?;
         let target = own.ancestors().find(|dir| dir.ends_with("debug") || dir.ends_with("release"));
         let dir = target.and_then(Path::parent).context("this program is in no target folder")?.join("e2e");
@@ -115,5 +120,13 @@ impl Env {
             }
         }
         Ok(format!("status, events and logs are in {}", dir.display()))
+    }
+}
+
+impl Drop for Env {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.note(self.keep());
+        }
     }
 }

@@ -30,6 +30,7 @@ fn survives(env: &Env, job: &FlightsJob<'_>, harm: impl FnOnce() -> Result<()>) 
 }
 
 pub fn taskmanager(env: &Env) -> Result<()> {
+    env.cluster().takes_faults()?;
     let job = env.running(RATE)?;
     let victim = job.pod(TASK_MANAGER)?;
     survives(env, &job, || job.kill(&victim))?;
@@ -52,6 +53,7 @@ pub fn jobmanager_with_its_standby_three_times_in_a_row(env: &Env) -> Result<()>
 }
 
 fn three_times(env: &Env, all: bool) -> Result<()> {
+    env.cluster().takes_faults()?;
     let job = env.running(SLOW)?;
     for number in 1..=3 {
         let victims = victims(env, &job, &job.pods(JOB_MANAGER)?, all)?;
@@ -63,6 +65,7 @@ fn three_times(env: &Env, all: bool) -> Result<()> {
 }
 
 pub fn jobmanager_and_taskmanagers_at_once(env: &Env) -> Result<()> {
+    env.cluster().takes_faults()?;
     let job = env.running(SLOW)?;
     for all in [false, true] {
         let pods = [job.pods(TASK_MANAGER)?, job.pods(JOB_MANAGER)?].concat();

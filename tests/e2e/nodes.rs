@@ -21,6 +21,7 @@ struct Nodes<'a> {
 
 impl<'a> Nodes<'a> {
     fn of(cluster: &'a Cluster) -> Result<Self> {
+        cluster.takes_faults()?;
         let names = cluster.nodes()?;
         ensure!(names.len() >= 2, "a node can only be lost where there are two: {names:?}");
         Ok(Self { cluster, names, stopped: None })

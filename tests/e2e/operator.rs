@@ -13,6 +13,7 @@ use crate::env::{Env, LONG, RATE, SLOW, SOON, VERY_SLOW};
 const OFTEN: Duration = Duration::from_millis(100);
 
 pub fn paused(env: &Env) -> Result<()> {
+    env.cluster().takes_faults()?;
     let mut job = env.running(SLOW)?;
     let paused = env.cluster().pause_operator()?;
     // The job needs no operator to survive a lost process.
@@ -134,6 +135,7 @@ pub fn crashes_while_it_rescales_suspends_and_deletes(env: &Env) -> Result<()> {
 }
 
 pub fn kills_in_the_middle_of_an_upgrade(env: &Env) -> Result<()> {
+    env.cluster().takes_faults()?;
     let mut job = env.running(VERY_SLOW)?;
     // While the operator is away the step stands still, so that the victim is hit exactly there.
     let victims = [

@@ -1,6 +1,6 @@
 //! The cluster itself, tested for real: both nodes run pods that find each other, and every fault does what it says.
 //!
-//! One test, step after step: the faults hit whole nodes, so nothing else may run on the cluster meanwhile.
+//! One at a time: the faults hit whole nodes, so nothing else may run on the cluster meanwhile.
 
 mod lifecycle;
 
@@ -15,53 +15,64 @@ use weir_tests::cluster::{Cluster, Namespace};
 use weir_tests::image::{ImageSpec, build_image, own_binary};
 use weir_tests::kubectl::Kubectl;
 use weir_tests::poll::wait_until;
-use weir_tests::suite::{self, Case, Verdict};
+use weir_tests::suite::{self, trial};
+use weir_tests::trials;
 
 const PODS: usize = 4;
 const SOON: Duration = Duration::from_secs(60);
 const OFTEN: Duration = Duration::from_millis(100);
 
-/// One test at a time: each of them keeps the machine busy.
-const CASES: &[Case] = &[
-    ("pods_on_both_nodes_work_together_and_faults_hit_what_they_name", || match Cluster::impossible()? {
-        Some(why) => Ok(Verdict::Ignored(why.into())),
-        None => pods_work_together_and_faults_hit().map(|()| Verdict::Passed),
-    }),
-    ("a_killed_start_is_no_obstacle_and_down_leaves_nothing", || match rustix::process::geteuid().is_root() {
-        false => Ok(Verdict::Ignored("the built-in cluster needs root".into())),
-        true => lifecycle::a_killed_start_is_no_obstacle_and_down_leaves_nothing().map(|()| Verdict::Passed),
-    }),
-];
-
 fn main() -> ExitCode {
-    suite::main(CASES, 1)
+    let trials = trials!(
+        trial:
+        pods_on_both_nodes_work_together,
+        faults_hit_what_they_name,
+        lifecycle::a_killed_start_is_no_obstacle_and_down_leaves_nothing,
+    );
+    suite::main(trials.into(), 1)
 }
 
-fn pods_work_together_and_faults_hit() -> Result<()> {
+fn pods_on_both_nodes_work_together() -> Result<()> {
+    Cluster::can_run_jobs()?;
     let cluster = Cluster::up()?;
     let kubectl = cluster.kubectl()?;
     let nodes = cluster.nodes()?;
-    ensure!(nodes.len() == 2, "two nodes run pods: {nodes:?}");
+    ensure!(nodes.len() >= 2, "two nodes run pods: {nodes:?}");
     let namespace = cluster.namespace("harness")?;
-    let dir = tempfile::tempdir()?;
-    let probe = own_binary("weir-probe")?;
-    let image = build_image(&ImageSpec::new("weir.test/probe", &probe).args(["serve", "8080"]), dir.path())?;
-    cluster.load(&[&image.archive])?;
-    kubectl.apply(&namespace.name, &web(&image.reference, &namespace).to_string())?;
-    let pods = kubectl.wait_pods(&namespace.name, "app=web", PODS, SOON)?;
-
-    service_is_reached_by_name_from_both_nodes(&kubectl, &namespace, &pods)?;
+    let (image, pods) = deploy(&cluster, &namespace)?;
+    service_is_reached_by_name_from_all_pods(&kubectl, &namespace, &pods)?;
     pods_and_this_machine_share_a_folder(&kubectl, &namespace, &pods)?;
     port_forward_reaches_a_pod(&kubectl, &namespace, &pods[0])?;
-    bare_pods_are_refused(&kubectl, &namespace, &image.reference)?;
+    bare_pods_are_refused(&kubectl, &namespace, &image)?;
+    memory_is_measured(&kubectl, &namespace, &pods[0])
+}
+
+fn faults_hit_what_they_name() -> Result<()> {
+    Cluster::can_run_jobs()?;
+    let cluster = Cluster::up()?;
+    cluster.takes_faults()?;
+    let nodes = cluster.nodes()?;
+    let namespace = cluster.namespace("harness-faults")?;
+    let (_, pods) = deploy(&cluster, &namespace)?;
     a_frozen_container_answers_once_it_thaws(&cluster, &namespace, &pods)?;
-    memory_is_measured(&kubectl, &namespace, &pods[0])?;
     a_killed_container_starts_again(&cluster, &namespace, &pods[0])?;
     a_node_that_is_cut_off_is_lost_until_it_is_healed(&cluster, &nodes[1])?;
     a_stopped_node_comes_back(&cluster, &namespace, &nodes[1])
 }
 
-fn service_is_reached_by_name_from_both_nodes(kubectl: &Kubectl, namespace: &Namespace, pods: &[String]) -> Result<()> {
+/// Pods on all nodes that answer HTTP; returns their image and their names.
+fn deploy(cluster: &Cluster, namespace: &Namespace) -> Result<(String, Vec<String>)> {
+    let dir = tempfile::tempdir()?;
+    let probe = own_binary("weir-probe")?;
+    let image = build_image(&ImageSpec::new("weir.test/probe", &probe).args(["serve", "8080"]), dir.path())?;
+    cluster.load(&[&image.archive])?;
+    let kubectl = cluster.kubectl()?;
+    kubectl.apply(&namespace.name, &web(&image.reference, namespace).to_string())?;
+    let pods = kubectl.wait_pods(&namespace.name, "app=web", PODS, SOON)?;
+    Ok((image.reference, pods))
+}
+
+fn service_is_reached_by_name_from_all_pods(kubectl: &Kubectl, namespace: &Namespace, pods: &[String]) -> Result<()> {
     let url = format!("http://web.{}.svc.cluster.local/", namespace.name);
     for pod in pods {
         // Every pod answers in the end, also on the caller's own node and the caller itself.

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::suite::CannotRun;
+
 /// Asks `probe` every `every` until it answers `Ok(Some)`, at most for `limit`.
 ///
 /// `Err` from the probe counts as "not yet": its text is the reason given on time-out.
@@ -18,6 +20,8 @@ pub fn wait_for<T>(
         let last = match probe() {
             Ok(Some(value)) => return Ok(value),
             Ok(None) => None,
+            // what cannot be done here will not be possible later
+            Err(error) if CannotRun::reason(&error).is_some() => return Err(error),
             Err(error) => Some(error),
         };
         if Instant::now() >= deadline {

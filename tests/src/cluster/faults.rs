@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{Cluster, OPERATOR_NAMESPACE, Provider};
+use crate::suite::CannotRun;
 
 /// The annotation on a `StreamJob` that makes the operator abort right after it stored the named step, once. Obeyed only by an
 /// operator that was installed with the value [`CRASH_INJECTION`].
@@ -25,6 +26,14 @@ pub struct Container {
 }
 
 impl Cluster {
+    /// An error, [`CannotRun`], where processes cannot be signalled and nodes not harmed: for tests that do much before they do that.
+    pub fn takes_faults(&self) -> Result<()> {
+        match &self.provider {
+            Provider::Given => unsupported("harm to processes and nodes"),
+            Provider::Kind(_) | Provider::BuiltIn(_) => Ok(()),
+        }
+    }
+
     /// Where a pod's container runs now; an empty name means the pod's first container.
     pub fn container(&self, namespace: &str, pod: &str, container: &str) -> Result<Container> {
         let object = self.kubectl()?.get(namespace, "pod", pod)?;
@@ -227,7 +236,9 @@ fn find_container(pod: &Value, name: &str) -> Option<Container> {
 }
 
 fn unsupported<T>(what: &str) -> Result<T> {
-    bail!("{what}: unsupported on a cluster that was given by KUBECONFIG; use kind or the built-in one")
+    bail!(CannotRun(format!(
+        "{what} wants a cluster of this harness, kind or the built-in one; this one was given by KUBECONFIG"
+    )))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 pub mod builtin;
 pub mod faults;
+mod given;
 mod kind;
 pub mod parts;
 mod setup;
@@ -29,6 +30,7 @@ use crate::cmd::Cmd;
 use crate::helm::Helm;
 use crate::image::Image;
 use crate::kubectl::Kubectl;
+use crate::suite::CannotRun;
 use crate::weir_images::WeirImages;
 use crate::{checkout, say};
 
@@ -108,11 +110,17 @@ impl Cluster {
         }
     }
 
-    /// Why this machine can have no cluster at all; `None` where it can.
-    pub fn impossible() -> Result<Option<&'static str>> {
-        let built_in = matches!(wanted()?, Wanted::BuiltIn(_));
-        Ok((built_in && !rustix::process::geteuid().is_root())
-            .then_some("the built-in cluster needs root; there is neither KUBECONFIG nor Docker with kind"))
+    /// An error, [`CannotRun`], where the cluster that the environment asks for cannot run the images of this checkout.
+    pub fn can_run_jobs() -> Result<()> {
+        match wanted()? {
+            Wanted::Given(_) => given::loader().and(given::shared()).map(drop),
+            Wanted::BuiltIn(_) if !rustix::process::geteuid().is_root() => {
+                bail!(CannotRun(
+                    "the built-in cluster needs root; there is neither KUBECONFIG nor Docker with kind".into()
+                ))
+            }
+            Wanted::Kind(_) | Wanted::BuiltIn(_) => Ok(()),
+        }
     }
 
     /// Takes it down. A cluster that was given is not ours to take down.
@@ -187,11 +195,7 @@ impl Cluster {
     pub fn load(&self, archives: &[&Path]) -> Result<()> {
         for archive in archives {
             match &self.provider {
-                Provider::Given => bail!(
-                    "no image can be loaded into a cluster that was given: push {} to a registry that it pulls from \
-                     (skopeo copy oci-archive:... docker://...)",
-                    archive.display()
-                ),
+                Provider::Given => given::load(archive)?,
                 Provider::Kind(kind) => kind.load(archive)?,
                 Provider::BuiltIn(cluster) => cluster.load(archive)?,
             }

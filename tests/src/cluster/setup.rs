@@ -1,11 +1,14 @@
 //! The cluster with Weir installed, once for all tests of a process.
 
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 
 use super::Cluster;
 use super::faults::CRASH_INJECTION;
+use crate::say;
+use crate::suite::CannotRun;
 use crate::weir_images::{self, WeirImages};
 
 /// A cluster with the chart installed and the images on its nodes.
@@ -22,16 +25,20 @@ impl Weir {
     /// Builds the images, brings the cluster up and installs the chart with crash injection allowed; at the first call of a
     /// process, the others get the same, or the same error.
     pub fn shared() -> Result<&'static Self> {
-        static WEIR: OnceLock<Result<Weir, String>> = OnceLock::new();
-        WEIR.get_or_init(|| Self::set_up().map_err(|error| format!("{error:#}")))
-            .as_ref()
-            .map_err(|error| anyhow!("{error}"))
+        static WEIR: OnceLock<Result<Weir>> = OnceLock::new();
+        WEIR.get_or_init(Self::set_up).as_ref().map_err(|error| match CannotRun::reason(error) {
+            Some(reason) => CannotRun(reason.to_owned()).into(),
+            None => anyhow!("{error:#}"),
+        })
     }
 
     fn set_up() -> Result<Self> {
+        Cluster::can_run_jobs()?;
+        let begun = Instant::now();
         let images = weir_images::build()?;
         let cluster = Cluster::up()?;
         cluster.install(&images, Self::VALUES)?;
+        say(format!("Weir is on {}, after {:.0} s", cluster.describe(), begun.elapsed().as_secs_f64()));
         Ok(Self { cluster, images })
     }
 }

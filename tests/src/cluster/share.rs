@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::builtin::open_to_pods;
-use super::{Cluster, Provider, kind};
+use super::{Cluster, Provider, given, kind};
 use crate::kubectl::Kubectl;
 
 /// The claim that [`Cluster::namespace`] makes in each namespace.
@@ -42,10 +42,7 @@ impl Cluster {
             }
             Provider::Kind(kind) => Ok(Shared { here: kind.shared(), on_nodes: kind::SHARED_INSIDE.into() }),
             Provider::Given => {
-                let path = std::env::var_os("WEIR_SHARED").map(PathBuf::from).context(
-                    "a cluster that was given shares no folder that is known: set WEIR_SHARED to a path that this \
-                     machine and all nodes share",
-                )?;
+                let path = given::shared()?;
                 Ok(Shared { here: path.clone(), on_nodes: path })
             }
         }
