@@ -17,10 +17,7 @@ struct Job {
 }
 
 fn job() -> Job {
-    job_in(tempfile::tempdir().unwrap())
-}
-
-fn job_in(dir: tempfile::TempDir) -> Job {
+    let dir = tempfile::tempdir().unwrap();
     let name = JobName { namespace: "default".into(), name: "flights".into() };
     let storage = Storage::open(dir.path().to_str().unwrap(), &name).unwrap();
     let count = StateDescriptor { name: "count".into(), kind: StateKind::Value, key: Type::String, value: Type::U64 };
@@ -231,58 +228,4 @@ async fn the_log_is_shown_without_a_cluster() {
     }
     assert!(inspect::show(j.url(), job, "1").await.unwrap_err().to_string().contains("no checkpoint 1;"));
     assert_eq!(w.attempt, Attempt(1));
-}
-
-/// On a real file system without space: a small tmpfs in a mount namespace of its own, where such may be made.
-#[test]
-fn a_full_disk_aborts_the_checkpoint_and_the_job_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let script = r#"mount -t tmpfs -o size=256k none "$1" && exec "$2" --exact --ignored --nocapture "$3""#;
-    let run = |flags: &str| {
-        let mut c = std::process::Command::new("unshare");
-        let me = std::env::current_exe().unwrap();
-        c.args([flags, "sh", "-c", script, "sh"]).arg(dir.path()).arg(me);
-        c.arg("checkpoint::shell::tests::on_a_full_disk").env("WEIR_TEST_SMALL_DISK", dir.path()).output()
-    };
-    let may = |flags: &str| {
-        let c = std::process::Command::new("unshare").args([flags, "mount", "-t", "tmpfs", "none", "/mnt"]).output();
-        c.is_ok_and(|o| o.status.success())
-    };
-    let Some(flags) = ["-m", "-Urm"].into_iter().find(|f| may(f)) else {
-        println!("NOT RUN: this machine allows no mount namespace");
-        return;
-    };
-    let out = run(flags).unwrap();
-    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success() && text.contains("1 passed"), "{text}");
-}
-
-#[tokio::test]
-#[ignore = "the part of the full disk's test that runs in the namespace"]
-async fn on_a_full_disk() {
-    let disk = std::env::var("WEIR_TEST_SMALL_DISK").unwrap();
-    let j = job_in(tempfile::tempdir_in(&disk).unwrap());
-    let (w, _) = j.start().await;
-    j.complete(&w, 1, SnapshotKind::Checkpoint).await;
-    let filler = std::path::Path::new(&disk).join("filler");
-    let fill = || assert!(std::fs::write(&filler, vec![0; 1 << 20]).is_err());
-    // the task cannot write its state
-    fill();
-    let e = j.storage.write("chk-2-1-0/legs-0", "state").await.unwrap_err().to_string();
-    assert!(e.contains("chk-2-1-0") && e.contains("the storage is full; free some space"), "{e}");
-    // the jobmanager cannot write the manifest
-    std::fs::remove_file(&filler).unwrap();
-    let p = j.snapshot(&w, 3, SnapshotKind::Checkpoint).await;
-    fill();
-    let e = publish(&j.storage, &w, &j.spec, &p, 2, 0).await.unwrap_err();
-    assert!(matches!(&e, AppendError::Refused(e) if e.to_string().contains("the storage is full")), "{e:?}");
-    println!("{}", e.error());
-    // nor the entry: refused, with the log as before
-    let entry = Terminal { status: TerminalStatus::Canceled, kept: vec![], reason: String::new() };
-    let e = w.append(|_, _| Body::Terminal(entry), 0).await.unwrap_err();
-    assert!(matches!(e, AppendError::Refused(_)), "{e:?}");
-    // with space again the next one completes
-    std::fs::remove_file(&filler).unwrap();
-    assert_eq!(j.complete(&w, 4, SnapshotKind::Checkpoint).await.appended.index, 2);
-    assert_eq!(read_log(&j.storage).await.unwrap(), w.view().await);
 }
