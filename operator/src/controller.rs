@@ -389,25 +389,11 @@ impl Context {
 
     /// One line and one event for each note.
     fn tell(&self, job: &StreamJob, notes: &[Note]) {
-        for n in notes {
-            if n.warning {
-                tracing::warn!(
-                    namespace = job.namespace(),
-                    job = job.name_any(),
-                    generation = job.metadata.generation,
-                    reason = n.reason,
-                    "{}",
-                    n.message
-                );
-            } else {
-                tracing::info!(
-                    namespace = job.namespace(),
-                    job = job.name_any(),
-                    generation = job.metadata.generation,
-                    reason = n.reason,
-                    "{}",
-                    n.message
-                );
+        let (namespace, name, generation) = (job.namespace(), job.name_any(), job.metadata.generation);
+        for Note { warning, reason, message } in notes {
+            match warning {
+                true => tracing::warn!(namespace, job = name, generation, reason, "{message}"),
+                false => tracing::info!(namespace, job = name, generation, reason, "{message}"),
             }
         }
         self.events.publish(job, notes);

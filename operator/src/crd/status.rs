@@ -3,14 +3,21 @@
 //! `deployed`, `rollout`, `rescale` and `deletion` are the write-ahead part: they are stored before the operator acts on them, so that an operator
 //! that crashed knows from them, the log and the children alone where it is.
 use super::StreamJobSpec;
+use super::conditions::rfc3339;
 use super::schema::any_object;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use weir_api::rest::SnapshotInfo;
 use weir_api::status::{JobState, TerminalStatus};
 
 /// Milliseconds since the Unix epoch.
 pub type Millis = i64;
+
+/// A count of the jobmanager's as the status has it: Kubernetes' integers have a sign.
+pub fn int(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
 
 /// What is observed of the job, and what the operator is about to do.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -137,6 +144,19 @@ pub struct SnapshotStatus {
     pub duration_ms: i64,
 }
 
+impl From<&SnapshotInfo> for SnapshotStatus {
+    fn from(s: &SnapshotInfo) -> Self {
+        Self {
+            id: int(s.id),
+            path: s.path.clone(),
+            time: rfc3339(s.completed_at),
+            log_index: s.log_index.map(int),
+            size_bytes: int(s.size_bytes),
+            duration_ms: int(s.duration_ms),
+        }
+    }
+}
+
 /// A savepoint as the operator needs it: where it is and which entry of the log names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -144,6 +164,12 @@ pub struct SavepointRef {
     pub path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_index: Option<i64>,
+}
+
+impl From<&SnapshotInfo> for SavepointRef {
+    fn from(s: &SnapshotInfo) -> Self {
+        Self { path: s.path.clone(), log_index: s.log_index.map(int) }
+    }
 }
 
 /// The generation whose children are the job.

@@ -3,7 +3,7 @@
 //! Level-triggered: whenever the running parallelism is not the wanted one (also after a jobmanager came back with the parallelism that it was launched with).
 use super::plan::Planner;
 use crate::crd::DesiredState;
-use crate::crd::status::{Deployed, Millis, Rescale, RescaleStep};
+use crate::crd::status::{Deployed, Millis, Rescale, RescaleStep, int};
 use weir_api::rest::{OperationState, WeirStatus};
 
 /// A job that does not run for so long cannot take a savepoint: a new generation takes over instead.
@@ -119,7 +119,7 @@ fn requested(p: &mut Planner<'_>, mut r: Rescale, s: &WeirStatus) -> bool {
         set_deployed(p, r.to);
         // the attempt that the rescale began is no restart
         if let Some(d) = &mut p.status.deployed {
-            d.attempt = i64::try_from(s.attempt).ok();
+            d.attempt = Some(int(s.attempt));
         }
         return true;
     }

@@ -5,7 +5,7 @@
 use super::diff::{Change, diff, diff_before_start};
 use super::plan::{Planner, strategy_of};
 use crate::crd::DesiredState;
-use crate::crd::status::{Deployed, Millis, Rollout, RolloutKind, SavepointRef, Step, Strategy};
+use crate::crd::status::{Deployed, Millis, Rollout, RolloutKind, SavepointRef, Step, Strategy, int};
 use weir_api::rest::{JobManagerPhase, OperationState, PreflightVerdict, WeirStatus};
 use weir_api::status::TerminalStatus;
 
@@ -103,10 +103,9 @@ fn old_ended(p: &mut Planner<'_>, r: &Rollout) -> Option<bool> {
     let mut r = r.clone();
     if t.status == TerminalStatus::Stopped {
         let s = p.world.status(r.from?).and_then(|s| s.last_savepoint.as_ref());
-        r.savepoint = Some(SavepointRef {
-            path: s.map(|s| s.path.clone()).unwrap_or_default(),
-            log_index: s.filter(|s| s.is_stop).and_then(|s| s.log_index).and_then(|i| i64::try_from(i).ok()),
-        });
+        let mut savepoint = s.map(SavepointRef::from).unwrap_or_default();
+        savepoint.log_index = savepoint.log_index.filter(|_| s.is_some_and(|s| s.is_stop));
+        r.savepoint = Some(savepoint);
     } else if r.strategy == Strategy::Savepoint {
         r.strategy = Strategy::LastState;
     }
@@ -243,7 +242,7 @@ fn without_savepoint(p: &mut Planner<'_>, mut r: Rollout) -> bool {
 }
 
 fn restores_index(s: Option<&WeirStatus>) -> Option<i64> {
-    s.and_then(|s| s.preflight.restores.as_ref()).and_then(|s| s.log_index).and_then(|i| i64::try_from(i).ok())
+    s.and_then(|s| s.preflight.restores.as_ref()).and_then(|s| s.log_index).map(int)
 }
 
 fn savepointing(p: &mut Planner<'_>, mut r: Rollout) -> bool {
@@ -253,10 +252,7 @@ fn savepointing(p: &mut Planner<'_>, mut r: Rollout) -> bool {
     if let Some(o) = operation {
         match o.state {
             OperationState::Completed => {
-                r.savepoint = Some(SavepointRef {
-                    path: o.message.clone(),
-                    log_index: o.log_index.and_then(|i| i64::try_from(i).ok()),
-                });
+                r.savepoint = Some(SavepointRef { path: o.message.clone(), log_index: o.log_index.map(int) });
                 p.note("SavepointCompleted", format!("generation {from} stopped with savepoint {}", o.message));
                 return old_is_stopped(p, r);
             }
@@ -273,10 +269,9 @@ fn savepointing(p: &mut Planner<'_>, mut r: Rollout) -> bool {
     // the old jobmanager died after the entry was written: the new one reads it in the log
     if let Some(s) = p.world.status(r.to).and_then(|s| s.preflight.restores.as_ref())
         && s.is_stop
-        && s.log_index.and_then(|i| i64::try_from(i).ok()) > r.baseline
+        && s.log_index.map(int) > r.baseline
     {
-        r.savepoint =
-            Some(SavepointRef { path: s.path.clone(), log_index: s.log_index.and_then(|i| i64::try_from(i).ok()) });
+        r.savepoint = Some(s.into());
         p.note("SavepointCompleted", format!("the log says that generation {from} stopped with savepoint {}", s.path));
         return old_is_stopped(p, r);
     }
@@ -348,11 +343,7 @@ pub fn start_key(generation: i64) -> String {
 }
 
 fn last_checkpoint_index(p: &Planner<'_>, generation: i64) -> Option<i64> {
-    p.world
-        .status(generation)
-        .and_then(|s| s.last_checkpoint.as_ref())
-        .and_then(|c| c.log_index)
-        .and_then(|i| i64::try_from(i).ok())
+    p.world.status(generation).and_then(|s| s.last_checkpoint.as_ref()).and_then(|c| c.log_index).map(int)
 }
 
 fn proving(p: &mut Planner<'_>, r: Rollout) -> bool {

@@ -3,11 +3,11 @@ use super::diff::{Change, diff};
 use super::plan::Planner;
 use super::world::Problem;
 use crate::build::task_manager_selector;
-use crate::crd::conditions::{DEGRADED, PROGRESSING, READY, SUSPENDED, Wanted, merge, rfc3339, truncate};
-use crate::crd::status::{EndStatus, Millis, Phase, RescaleStep, RolloutKind, SnapshotStatus, Step};
+use crate::crd::conditions::{DEGRADED, PROGRESSING, READY, SUSPENDED, Wanted, merge, truncate};
+use crate::crd::status::{EndStatus, Millis, Phase, RescaleStep, RolloutKind, Step, int};
 use crate::crd::{DesiredState, StreamJobStatus};
 use weir_api::ids::JobName;
-use weir_api::rest::{JobManagerPhase, PreflightVerdict, SnapshotInfo, WeirStatus};
+use weir_api::rest::{JobManagerPhase, PreflightVerdict, WeirStatus};
 use weir_api::status::JobState;
 
 /// A jobmanager whose pod runs but which does not answer for so long is a problem.
@@ -54,7 +54,7 @@ fn tell(p: &mut Planner<'_>) {
     let Some(s) = p.world.status(generation).or_else(|| from.and_then(|g| p.world.status(g))).cloned() else { return };
     p.status.job_state = Some(s.job_state);
     if s.phase == JobManagerPhase::Active {
-        let attempt = i64::try_from(s.attempt).unwrap_or(i64::MAX);
+        let attempt = int(s.attempt);
         p.status.attempt = Some(attempt);
         p.status.parallelism = i32::try_from(s.parallelism).unwrap_or(i32::MAX);
         p.status.restored_from = s.restored_from.as_ref().map(|x| x.path.clone());
@@ -70,22 +70,10 @@ fn tell(p: &mut Planner<'_>) {
     }
     p.status.task_managers = i32::try_from(s.taskmanagers).unwrap_or(i32::MAX);
     if let Some(c) = &s.last_checkpoint {
-        p.status.last_checkpoint = Some(snapshot(c));
+        p.status.last_checkpoint = Some(c.into());
     }
     if let Some(c) = &s.last_savepoint {
-        p.status.last_savepoint = Some(snapshot(c));
-    }
-}
-
-fn snapshot(s: &SnapshotInfo) -> SnapshotStatus {
-    let int = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    SnapshotStatus {
-        id: int(s.id),
-        path: s.path.clone(),
-        time: rfc3339(s.completed_at),
-        log_index: s.log_index.map(int),
-        size_bytes: int(s.size_bytes),
-        duration_ms: int(s.duration_ms),
+        p.status.last_savepoint = Some(c.into());
     }
 }
 
