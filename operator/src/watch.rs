@@ -11,8 +11,10 @@ use weir_api::rest::WeirStatus;
 
 /// A request is held open for at most so long: a node that vanished is noticed after it.
 const POLL: Duration = Duration::from_secs(5);
-/// Changes that nobody waits for (another checkpoint) wake a reconciliation at most so often.
-const MINOR: Millis = 2_000;
+/// What decides nothing (another checkpoint) wakes a reconciliation, and so a write of the status, at most so often,
+const CALM: Millis = 30_000;
+/// but sooner until a checkpoint has completed after the last change that does decide: an upgrade waits for that one.
+const EXPECTANT: Millis = 2_000;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
@@ -84,15 +86,11 @@ fn first(namespace: &str, job: &str) -> Target {
 
 async fn follow(client: JobClient, target: Target, seen: Arc<Mutex<StatusObs>>, wake: Wake) {
     let (mut after, mut failures) = (None, 0u32);
-    let (mut woken, mut pending) = (0, false);
+    let mut pace = Pace::default();
     let mut crew = Crew::default();
     loop {
-        let wait = if pending {
-            Duration::from_millis(u64::try_from(woken + MINOR - clock::now()).unwrap_or(0))
-        } else {
-            POLL
-        };
-        match client.status(&target, after, wait.min(POLL)).await {
+        let due = pace.due.map(|at| Duration::from_millis(u64::try_from(at - clock::now()).unwrap_or(0)));
+        match client.status(&target, after, due.map_or(POLL, |wait| wait.min(POLL))).await {
             Ok(status) => {
                 failures = 0;
                 after = Some(status.version);
@@ -103,10 +101,8 @@ async fn follow(client: JobClient, target: Target, seen: Arc<Mutex<StatusObs>>, 
                     }
                     seen.lock().unwrap_or_else(PoisonError::into_inner).lost.clone_from(&crew.lost);
                 }
-                let (important, any) = take(&seen, status, clock::now());
-                pending |= any;
-                if important || pending && clock::now() - woken >= MINOR {
-                    (woken, pending) = (clock::now(), false);
+                let now = clock::now();
+                if pace.wakes(take(&seen, status, now), now) {
                     wake(&target);
                 }
             }
@@ -126,6 +122,47 @@ async fn follow(client: JobClient, target: Target, seen: Arc<Mutex<StatusObs>>, 
                 tokio::time::sleep((RETRY_FIRST * failures.min(64)).min(RETRY_MAX)).await;
             }
         }
+    }
+}
+
+/// What a status brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    Nothing,
+    /// Something that no plan depends on.
+    Minor,
+    /// The same, with another checkpoint.
+    Checkpoint,
+    /// A plan may depend on it.
+    Decisive,
+}
+
+/// When a reconciliation is woken.
+#[derive(Debug, Default)]
+struct Pace {
+    woken: Millis,
+    /// When news that can wait are told.
+    due: Option<Millis>,
+    /// A checkpoint has completed since the last decisive change.
+    calm: bool,
+}
+
+impl Pace {
+    fn wakes(&mut self, news: News, now: Millis) -> bool {
+        if news == News::Decisive {
+            *self = Self { woken: now, due: None, calm: false };
+            return true;
+        }
+        if news != News::Nothing {
+            let at = self.woken + if self.calm { CALM } else { EXPECTANT };
+            self.due = Some(self.due.map_or(at, |due| due.min(at)));
+            self.calm |= news == News::Checkpoint;
+        }
+        let wakes = self.due.is_some_and(|at| at <= now);
+        if wakes {
+            (self.woken, self.due) = (now, None);
+        }
+        wakes
     }
 }
 
@@ -155,11 +192,16 @@ impl Crew {
     }
 }
 
-/// Stores a status; tells whether a plan may depend on what changed, and whether anything changed.
-fn take(seen: &Mutex<StatusObs>, status: WeirStatus, now: Millis) -> (bool, bool) {
+/// Stores a status; tells what is new in it.
+fn take(seen: &Mutex<StatusObs>, status: WeirStatus, now: Millis) -> News {
     let mut s = seen.lock().unwrap_or_else(PoisonError::into_inner);
-    let any = s.last.as_ref() != Some(&status);
-    let important = !s.reachable || s.last.as_ref().is_none_or(|l| decisive(l) != decisive(&status));
+    let news = match s.last.as_ref().filter(|_| s.reachable) {
+        Some(last) if *last == status => News::Nothing,
+        Some(last) if decisive(last) != decisive(&status) => News::Decisive,
+        Some(last) if last.last_checkpoint != status.last_checkpoint => News::Checkpoint,
+        Some(_) => News::Minor,
+        None => News::Decisive,
+    };
     let state = |s: &WeirStatus| (s.phase, s.job_state, s.all_tasks_running);
     let same_state = s.reachable && s.last.as_ref().is_some_and(|l| state(l) == state(&status));
     if !same_state {
@@ -167,7 +209,7 @@ fn take(seen: &Mutex<StatusObs>, status: WeirStatus, now: Millis) -> (bool, bool
     }
     s.reachable = true;
     s.last = Some(status);
-    (important, any)
+    news
 }
 
 fn lose(seen: &Mutex<StatusObs>, now: Millis) -> bool {

@@ -43,7 +43,7 @@ pub use status::StreamJobStatus;
         name = "Checkpoint",
         type_ = "date",
         json_path = ".status.lastCheckpoint.time",
-        description = "Time since the last completed checkpoint."
+        description = "Time since the last completed checkpoint that the status tells of: at most 30 s behind."
     ),
     printcolumn(
         name = "Restarts",

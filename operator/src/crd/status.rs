@@ -49,7 +49,7 @@ pub struct StreamJobStatus {
     pub task_managers: i32,
     /// Restarts of the job after failures.
     pub restarts: i64,
-    /// The last completed checkpoint.
+    /// The last completed checkpoint; up to 30 s behind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_checkpoint: Option<SnapshotStatus>,
     /// The last completed savepoint.
