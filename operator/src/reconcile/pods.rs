@@ -148,12 +148,13 @@ impl PodHistory {
         }
         *counted = end.finished;
         let h = self.roles.entry((pod.generation, pod.role)).or_default();
-        if end.finished - end.started < YOUNG_MS {
+        // one that never started has no time of its start
+        if end.started == 0 || end.finished - end.started < YOUNG_MS {
             h.young_deaths += 1;
         } else {
             h.young_deaths = 0;
         }
-        if end.reason == "OOMKilled" {
+        if end.for_lack_of_memory() {
             h.last_oom = Some(now);
         }
         let over = h.young_deaths.saturating_sub(FREE_DEATHS);
@@ -194,6 +195,13 @@ impl PodHistory {
             let reason = if reason == "ErrImagePull" { "ImagePullBackOff" } else { reason };
             v.problem(pod, reason, message);
         }
+    }
+}
+
+impl End {
+    /// Also where it came to nothing because the limit is too low to even start the container: the runtime says that in a message only.
+    fn for_lack_of_memory(&self) -> bool {
+        self.reason == "OOMKilled" || self.reason == "StartError" && self.message.contains("OOM-killed")
     }
 }
 

@@ -116,6 +116,17 @@ fn lack_of_memory_is_named_and_forgotten_after_a_minute() {
 }
 
 #[test]
+fn a_limit_too_low_to_start_the_container_is_named_as_lack_of_memory() {
+    let mut p = pod("a");
+    let mut end = end(0, 60_000, "StartError", 128);
+    end.message = "runc create failed: container init was OOM-killed (memory limit too low?): unknown".into();
+    only(&mut p).terminated = Some(end);
+    let v = PodHistory::default().look(&[p], 60_100);
+    assert_eq!(v.problems[0].reason, "OOMKilled");
+    assert!(v.problems[0].message.contains("spec.taskManager.resources.limits.memory"));
+}
+
+#[test]
 fn pull_and_scheduling_problems_are_named_with_kubernetes_own_words() {
     let mut p = pod("a");
     let c = only(&mut p);
