@@ -294,9 +294,23 @@ pub fn job_that_does_not_start_leaves_the_old_generation_running(env: &Env) -> R
     refused_upgrade(env, change, &["CrashLoopBackOff"], &["--no-such-option"])
 }
 
-pub fn incompatible_state_is_refused(env: &Env) -> Result<()> {
+pub fn state_of_another_type_is_refused(env: &Env) -> Result<()> {
     let change = |job: &mut FlightsJob<'_>| {
-        job.spec()["image"] = json!(env.images().wordcount.reference);
+        job.spec()["image"] = json!(env.weir.misfits.flights_narrow.reference);
+    };
+    let says = [
+        "nothing was changed",
+        "state \"value\" of operator \"legs\"",
+        "late: u64",
+        "late: u32",
+        "field late: u64 and u32",
+    ];
+    refused_upgrade(env, change, &["Incompatible"], &says)
+}
+
+pub fn state_of_another_job_is_refused(env: &Env) -> Result<()> {
+    let change = |job: &mut FlightsJob<'_>| {
+        job.spec()["image"] = json!(env.weir.misfits.wordcount.reference);
         job.spec()["args"] = json!(["--input", weir_tests::weir_images::FLIGHTS_INPUT]);
     };
     refused_upgrade(env, change, &["Incompatible"], &["legs"])

@@ -10,21 +10,28 @@ use crate::image::{Image, ImageSpec, REGISTRY, build_image, cargo_build};
 /// Where the input of the flights example lies in its image.
 pub const FLIGHTS_INPUT: &str = "/data/flights-2013.csv.zst";
 
-/// The images that the chart, the flights example and the tests need.
+/// The images of the operator and of the flights example.
 #[derive(Debug, Clone)]
 pub struct WeirImages {
     pub operator: Image,
     pub flights: Image,
     /// The same program as another image, to upgrade to.
     pub flights_next: Image,
-    /// Another job: its state is not that of the flights.
+}
+
+/// Images of jobs that a flights job cannot be upgraded to.
+#[derive(Debug, Clone)]
+pub struct Misfits {
+    /// Another job.
     pub wordcount: Image,
+    /// The same job with another type in its state.
+    pub flights_narrow: Image,
 }
 
 impl WeirImages {
     /// The archives of all of them.
-    pub fn archives(&self) -> [&Path; 4] {
-        [&self.operator.archive, &self.flights.archive, &self.flights_next.archive, &self.wordcount.archive]
+    pub fn archives(&self) -> [&Path; 3] {
+        [&self.operator.archive, &self.flights.archive, &self.flights_next.archive]
     }
 }
 
@@ -32,18 +39,29 @@ impl WeirImages {
 pub fn build() -> Result<WeirImages> {
     let programs = cargo_build(&["--release", "--package", "weir-operator", "--bin", "weir-operator"])?;
     let operator = programs.get("weir-operator").context("cargo built no weir-operator")?;
-    let programs =
-        cargo_build(&["--release", "--package", "weir-runtime", "--example", "flights", "--example", "wordcount"])?;
-    let flights = programs.get("flights").context("cargo built no example flights")?;
-    let wordcount = programs.get("wordcount").context("cargo built no example wordcount")?;
+    let flights = &example("flights")?;
     let dir = folder(operator)?;
-    let wordcount = ImageSpec::new(format!("{REGISTRY}/wordcount"), wordcount).file(FLIGHTS_INPUT, &flights_input());
     Ok(WeirImages {
         operator: build_image(&operator_spec(operator), &dir)?,
         flights: build_image(&flights_spec(flights)?, &dir)?,
         flights_next: build_image(&flights_spec(flights)?.content("/etc/version", "next"), &dir)?,
-        wordcount: build_image(&wordcount, &dir)?,
     })
+}
+
+/// The same for the jobs that do not fit.
+pub fn build_misfits() -> Result<Misfits> {
+    let image = |name: &str| {
+        let binary = example(name)?;
+        let spec = ImageSpec::new(format!("{REGISTRY}/{name}"), &binary).file(FLIGHTS_INPUT, &flights_input());
+        build_image(&spec, &folder(binary.parent().context("an example lies in a folder")?)?)
+    };
+    Ok(Misfits { wordcount: image("wordcount")?, flights_narrow: image("flights_narrow")? })
+}
+
+/// The program of an example of the runtime.
+fn example(name: &str) -> Result<PathBuf> {
+    let mut programs = cargo_build(&["--release", "--package", "weir-runtime", "--example", name])?;
+    programs.remove(name).with_context(|| format!("cargo built no example {name}"))
 }
 
 /// The operator's image.

@@ -9,13 +9,14 @@ use super::Cluster;
 use super::faults::CRASH_INJECTION;
 use crate::say;
 use crate::suite::CannotRun;
-use crate::weir_images::{self, WeirImages};
+use crate::weir_images::{self, Misfits, WeirImages};
 
 /// A cluster with the chart installed and the images on its nodes.
 #[derive(Debug)]
 pub struct Weir {
     pub cluster: Cluster,
     pub images: WeirImages,
+    pub misfits: Misfits,
 }
 
 impl Weir {
@@ -35,10 +36,11 @@ impl Weir {
     fn set_up() -> Result<Self> {
         Cluster::can_run_jobs()?;
         let begun = Instant::now();
-        let images = weir_images::build()?;
+        let (images, misfits) = (weir_images::build()?, weir_images::build_misfits()?);
         let cluster = Cluster::up()?;
+        cluster.load(&[&misfits.wordcount.archive, &misfits.flights_narrow.archive])?;
         cluster.install(&images, Self::VALUES)?;
         say(format!("Weir is on {}, after {:.0} s", cluster.describe(), begun.elapsed().as_secs_f64()));
-        Ok(Self { cluster, images })
+        Ok(Self { cluster, images, misfits })
     }
 }
