@@ -22,6 +22,8 @@ pub enum Entry {
 #[derive(Debug, Clone)]
 struct Manager {
     phase: JobManagerPhase,
+    /// Looks until it has read the answer to its claim: active, without an attempt so far.
+    claiming: u8,
     /// Index of its claim.
     claim: Option<usize>,
     parallelism: u32,
@@ -308,7 +310,7 @@ impl Sim {
         assert!(self.spec.checkpoint.storage.is_some() || !alive, "two generations run and nothing fences either");
         let claim = self.claim(generation, request.stateless);
         if let Some(m) = self.manager(generation) {
-            m.claim = Some(claim);
+            (m.claim, m.claiming) = (Some(claim), 2);
         }
     }
 
@@ -356,6 +358,7 @@ impl Sim {
         let Some(m) = self.manager(g).cloned() else {
             let mut m = Manager {
                 phase: JobManagerPhase::Waiting,
+                claiming: 0,
                 claim: None,
                 parallelism,
                 operation: None,
@@ -385,7 +388,10 @@ impl Sim {
         if m.cancelling {
             return self.finish(g, TerminalStatus::Canceled);
         }
-        if slots < m.parallelism {
+        if m.claiming > 0 {
+            self.manager(g).unwrap().claiming -= 1;
+        }
+        if slots < m.parallelism || m.claiming > 1 {
             return;
         }
         if self.finishes_at.is_some_and(|n| self.log.len() >= n) {
@@ -450,7 +456,7 @@ impl Sim {
 
     fn status(&self, g: i64, k: &Kids) -> Option<WeirStatus> {
         let m = k.manager.as_ref()?;
-        let works = m.phase == JobManagerPhase::Active && k.slots >= m.parallelism;
+        let works = m.phase == JobManagerPhase::Active && k.slots >= m.parallelism && m.claiming == 0;
         let terminal = match self.log.last() {
             Some(Entry::Terminal(s)) if m.phase == JobManagerPhase::Ended => Some(*s),
             _ => None,
@@ -469,7 +475,7 @@ impl Sim {
             phase: m.phase,
             job_state: if works { JobState::Running } else { JobState::Created },
             reason: String::new(),
-            attempt: self.attempts,
+            attempt: if m.claiming > 0 { 0 } else { self.attempts },
             restarts: 0,
             parallelism: m.parallelism,
             max_parallelism: 128,
