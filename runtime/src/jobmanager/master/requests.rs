@@ -265,6 +265,8 @@ impl Master {
             Phase::Refused => JobManagerPhase::Refused,
             Phase::Ended => JobManagerPhase::Ended,
             Phase::Fenced | Phase::Active(Stage::Stopping { then: Then::Fenced, .. }) => JobManagerPhase::Fenced,
+            // it is not known yet whether the first claim will be granted
+            Phase::Active(Stage::Claiming) if self.claims == 0 => JobManagerPhase::Preparing,
             Phase::Active(_) => JobManagerPhase::Active,
         }
     }

@@ -587,7 +587,10 @@ fn a_waiting_jobmanager_claims_nothing_before_the_word() {
     assert!(answer.is_none(), "answered when the claim is won");
     w.out.extend(actions);
     assert!(w.has_io(|io| matches!(io, Io::Claim { options, .. } if options.expect_log_index == Some(8))));
+    let s = w.m.status();
+    assert_eq!((s.phase, s.attempt), (JobManagerPhase::Preparing, 0), "not active before the claim is won");
     w.claimed(2);
+    assert_eq!(w.m.manager_phase(), JobManagerPhase::Active);
     assert!(w.out.iter().any(|a| matches!(a, Action::Started(1, Ok(())))));
     let now = w.now();
     assert_eq!(w.m.start(StartRequest::default(), 2, now).0, Some(Ok(())), "safe to repeat");
