@@ -1,10 +1,12 @@
 //! What a job's file needs: `use weir::prelude::*;`
 pub use crate::connectors::{BadRecord, Blackhole, FileSink, FileSource, Generator, Print};
 pub use crate::data::{Data, Str};
-pub use crate::dataflow::Output;
+pub use crate::dataflow::{AnySideOutput, Output, OutputTag, SideOutput};
 pub use crate::error::{Error, Result};
 pub use crate::format_str;
-pub use crate::job::{Job, KeyedProcessFunction, KeyedStream, ProcessFunction, RuntimeContext, Stream};
+pub use crate::job::{
+    Job, KeyedProcessFunction, KeyedStream, ProcessFunction, RuntimeContext, Stream, Timer, Timers, WatermarkStrategy,
+};
 pub use crate::state::{
     AggregateFunction, AggregatingState, KeyRef, KeyedTable, ListState, MapState, ReducingState, ValueState,
 };

@@ -2,7 +2,7 @@
 use super::rate::{Throttle, check_rate};
 use super::source::{ReadStatus, Source, SourceContext, SourceReader, Split};
 use crate::data::Data;
-use crate::dataflow::{BATCH_RECORDS, Output};
+use crate::dataflow::{BATCH_RECORDS, Output, Signal, Split as SplitSignal};
 use crate::error::{Error, ErrorCode, Result};
 use crate::observe::TaskMetrics;
 use serde::{Deserialize, Serialize};
@@ -116,8 +116,10 @@ impl<T: Data, F: Fn(u64) -> T + Clone + Send + Sync + 'static> Source for Genera
         let parts = splits.iter().map(decode).collect::<Result<Vec<_>>>()?;
         Ok(GeneratorReader {
             make: self.make.clone(),
-            parts: join(parts),
+            parts: (0..).zip(join(parts)).collect(),
+            announced: false,
             current: 0,
+            reading: None,
             throttle: Throttle::share(self.rate, cx.parallelism as usize)?,
             metrics: cx.metrics.clone(),
         })
@@ -128,9 +130,14 @@ impl<T: Data, F: Fn(u64) -> T + Clone + Send + Sync + 'static> Source for Genera
 #[derive(Debug)]
 pub struct GeneratorReader<F> {
     make: F,
-    parts: Vec<Indexes>,
+    /// With a number that stays the same while the reader lives.
+    parts: Vec<(u32, Indexes)>,
+    /// What assigns watermarks knows of the parts.
+    announced: bool,
     /// Which part the next batch comes from: each in turn, so that none falls behind.
     current: usize,
+    /// The part whose records were emitted last.
+    reading: Option<u32>,
     throttle: Option<Throttle>,
     metrics: TaskMetrics,
 }
@@ -150,7 +157,17 @@ impl<T: Data, F: Fn(u64) -> T + Clone + Send + Sync + 'static> SourceReader for 
             }
         }
         self.current %= self.parts.len();
-        let part = &mut self.parts[self.current];
+        // parts lie at different places after a rescale: each has an event time of its own
+        if !self.announced {
+            self.announced = true;
+            self.parts.iter().try_for_each(|p| out.signal(&mut Signal::Split(SplitSignal::Added(p.0))))?;
+        }
+        let (id, part) = &mut self.parts[self.current];
+        let id = *id;
+        if self.reading != Some(id) {
+            self.reading = Some(id);
+            out.signal(&mut Signal::Split(SplitSignal::Reading(id)))?;
+        }
         let n = room.min(part.remaining());
         let (first, step, make) = (part.next, part.step, &self.make);
         let records = &mut out.batch_mut().records;
@@ -166,6 +183,7 @@ impl<T: Data, F: Fn(u64) -> T + Clone + Send + Sync + 'static> SourceReader for 
         part.advance(n);
         if part.remaining() == 0 {
             self.parts.remove(self.current);
+            out.signal(&mut Signal::Split(SplitSignal::Ended(id)))?;
         } else {
             self.current += 1;
         }
@@ -178,7 +196,7 @@ impl<T: Data, F: Fn(u64) -> T + Clone + Send + Sync + 'static> SourceReader for 
 
     fn snapshot(&mut self) -> Result<Vec<Split>> {
         let each = (PIECES / self.parts.len().max(1) as u64).max(1);
-        self.parts.iter().flat_map(|p| p.cut(each)).map(|p| encode(&p)).collect()
+        self.parts.iter().flat_map(|(_, p)| p.cut(each)).map(|p| encode(&p)).collect()
     }
 }
 

@@ -1,10 +1,12 @@
 //! Builds and runs a taskmanager's share of an attempt: channels, chains, tasks.
-use super::factory::{AnyStage, BuildContext, RecordType, WriterContext};
+use super::Clock;
+use super::factory::{AnyReceiver, AnyStage, BuildContext, Consumers, RecordType, WriterContext};
 use super::task::{TaskBody, TaskCommand, TaskEvent, TaskId, TaskIo, Uploader};
 use crate::checkpoint::handles::{FileHandle, OperatorRestore, TaskRestore};
 use crate::error::{Error, ErrorCode, Result};
 use crate::exchange::{ChannelId, Channels, PeerAddress};
 use crate::graph::{JobGraph, LogicalGraph, Vertex, key_group_range};
+use crate::job::alignment::AlignmentGroups;
 use crate::observe::TaskMetrics;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -54,6 +56,8 @@ pub struct Environment {
     /// Reads a snapshot file whole and checks its size and checksum.
     pub files: Arc<dyn FileReader>,
     pub events: mpsc::UnboundedSender<(TaskId, TaskEvent)>,
+    /// For processing-time timers.
+    pub clock: Clock,
 }
 
 /// Reads snapshot files for a restore.
@@ -97,7 +101,9 @@ impl RunningAttempt {
                 // the tasks' own runtime is entered, so that what is built may register with it
                 let _entered = builder_env.data.enter();
                 let build = AssertUnwindSafe(|| {
-                    Builder { graph: &graph, plan: &plan, deployment: &deployment, env: &builder_env, files }.build()
+                    let alignment = AlignmentGroups::default();
+                    let (graph, plan, deployment, env) = (&*graph, &*plan, &deployment, &builder_env);
+                    Builder { graph, plan, deployment, env, files, alignment }.build()
                 });
                 std::panic::catch_unwind(build).unwrap_or_else(|p| Err(panicked(&*p)))
             })
@@ -112,6 +118,7 @@ impl RunningAttempt {
                 uploader: env.uploader.clone(),
                 control: env.control.clone(),
                 buffer_timeout: timeout,
+                clock: env.clock.clone(),
                 metrics: t.metrics.clone(),
             };
             let (id, events, name) = (t.id, env.events.clone(), t.name);
@@ -185,6 +192,7 @@ struct Builder<'a> {
     deployment: &'a Deployment,
     env: &'a Environment,
     files: Files,
+    alignment: AlignmentGroups,
 }
 
 impl Builder<'_> {
@@ -217,7 +225,8 @@ impl Builder<'_> {
     /// The record type that travels along an edge.
     fn edge_type(&self, edge: &crate::graph::Edge) -> Result<&dyn RecordType> {
         let node = &self.graph.nodes[edge.from_node];
-        node.output_type.as_deref().ok_or_else(|| Error::internal(format!("{} has no output", node.name)))
+        let ty = node.type_of_output(edge.from_output).map(|t| &**t);
+        ty.ok_or_else(|| Error::internal(format!("{} has no output {}", node.name, edge.from_output)))
     }
 
     fn task(&self, vertex: &Vertex, subtask: u32) -> Result<Built> {
@@ -228,15 +237,19 @@ impl Builder<'_> {
         let mut body = None;
         for &node_id in vertex.nodes.iter().rev() {
             let node = &self.graph.nodes[node_id];
-            let mut next = Vec::new();
-            for consumer in vertex.nodes.iter().filter(|&&n| self.graph.nodes[n].inputs.iter().any(|i| i.0 == node_id))
-            {
-                next.extend(stages.remove(consumer));
+            let mut next = Consumers::default();
+            for consumer in &vertex.nodes {
+                let input = self.graph.nodes[*consumer].inputs.iter().find(|i| i.node == node_id);
+                if let Some(input) = input
+                    && let Some(stage) = stages.remove(consumer)
+                {
+                    next.push(input.output, stage);
+                }
             }
             for &edge in &vertex.outputs {
                 let edge = &self.plan.edges[edge as usize];
                 if edge.from_node == node_id {
-                    next.push(self.writer(edge, subtask, &metrics)?);
+                    next.push(edge.from_output, self.writer(edge, subtask, &metrics)?);
                 }
             }
             let cx = BuildContext {
@@ -247,12 +260,17 @@ impl Builder<'_> {
                 key_groups: key_group_range(subtask, vertex.parallelism, self.plan.max_parallelism),
                 attempt: self.deployment.attempt.0,
                 metrics: metrics.clone(),
+                clock: self.env.clock.clone(),
+                alignment: self.alignment.clone(),
                 restore: restore.and_then(|r| r.operators.get(&node.name)),
                 files: self.files.get(&(id, node.name.clone())).map_or(&[], Vec::as_slice),
             };
             check_files(&cx)?;
             if vertex.is_source && node_id == vertex.nodes[0] {
                 body = Some(node.factory.source(&cx, next)?);
+            } else if node.second_input_type.is_some() {
+                let inputs = [self.receivers(vertex, subtask, 0)?, self.receivers(vertex, subtask, 1)?];
+                body = Some(node.factory.two_input_task(&cx, inputs, next)?);
             } else {
                 stages.insert(node_id, node.factory.stage(&cx, next)?);
             }
@@ -281,19 +299,30 @@ impl Builder<'_> {
         mut stages: HashMap<usize, AnyStage>,
     ) -> Result<Box<dyn TaskBody>> {
         let head = vertex.nodes[0];
-        let mut receivers = Vec::new();
-        for &edge in &vertex.inputs {
-            let edge = &self.plan.edges[edge as usize];
-            let ty = self.edge_type(edge)?;
-            for c in self.plan.channels(edge).filter(|c| c.consumer == subtask) {
-                receivers.push(ty.receiver(&self.env.channels, c, !self.is_mine(c.producer))?);
-            }
-        }
+        let receivers = self.receivers(vertex, subtask, 0)?;
         let node = &self.graph.nodes[head];
         match (&node.input_type, stages.remove(&head)) {
             (Some(ty), Some(stage)) => ty.input_task(receivers, stage),
             _ => Err(Error::internal(format!("{} has no input", node.name))),
         }
+    }
+}
+
+impl Builder<'_> {
+    /// The channels into one input of a subtask.
+    fn receivers(&self, vertex: &Vertex, subtask: u32, port: u8) -> Result<Vec<AnyReceiver>> {
+        let mut receivers = Vec::new();
+        for &edge in &vertex.inputs {
+            let edge = &self.plan.edges[edge as usize];
+            if edge.to_port != port {
+                continue;
+            }
+            let ty = self.edge_type(edge)?;
+            for c in self.plan.channels(edge).filter(|c| c.consumer == subtask) {
+                receivers.push(ty.receiver(&self.env.channels, c, !self.is_mine(c.producer))?);
+            }
+        }
+        Ok(receivers)
     }
 }
 

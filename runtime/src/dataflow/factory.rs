@@ -2,15 +2,17 @@
 //!
 //! Erased values are checked when a task is built (`Box<dyn Any>`), never while records flow.
 use super::gate::InputGate;
+use super::inlet::{One, Two, TwoInputStage};
 use super::input_task::InputTask;
 use super::task::TaskBody;
 use super::writer::ExchangeWriter;
 use crate::checkpoint::handles::OperatorRestore;
 use crate::data::Data;
-use crate::dataflow::Stage;
+use crate::dataflow::{Clock, Stage};
 use crate::error::{Error, Result};
 use crate::exchange::{ChannelId, Channels, PeerAddress, Receiver, Sender};
 use crate::graph::Partition;
+use crate::job::alignment::AlignmentGroups;
 use crate::observe::TaskMetrics;
 use std::any::Any;
 use std::marker::PhantomData;
@@ -35,13 +37,44 @@ impl AnyStage {
     }
 }
 
+/// The stages that consume the outputs of a node: of the main output, then of each side output.
+#[derive(Default)]
+pub struct Consumers(Vec<Vec<AnyStage>>);
+
+impl Consumers {
+    pub(super) fn push(&mut self, output: u16, stage: AnyStage) {
+        let output = usize::from(output);
+        if self.0.len() <= output {
+            self.0.resize_with(output + 1, Vec::new);
+        }
+        self.0[output].push(stage);
+    }
+    /// Takes those of an output; 0 is the main output, side output `i` is `i + 1`.
+    pub fn take(&mut self, output: usize) -> Vec<AnyStage> {
+        self.0.get_mut(output).map(std::mem::take).unwrap_or_default()
+    }
+    /// Those of the main output.
+    pub fn main(mut self) -> Vec<AnyStage> {
+        self.take(0)
+    }
+}
+
 /// Makes the running part of a node, once per subtask.
 pub trait NodeFactory: Send + Sync {
-    /// The stage of an operator or sink, in front of the stages that consume its output. Restores its state.
-    fn stage(&self, cx: &BuildContext<'_>, next: Vec<AnyStage>) -> Result<AnyStage>;
+    /// The stage of an operator or sink, in front of the stages that consume its outputs. Restores its state.
+    fn stage(&self, cx: &BuildContext<'_>, next: Consumers) -> Result<AnyStage>;
     /// The task of a source with what is chained behind it.
-    fn source(&self, cx: &BuildContext<'_>, _next: Vec<AnyStage>) -> Result<Box<dyn TaskBody>> {
+    fn source(&self, cx: &BuildContext<'_>, _next: Consumers) -> Result<Box<dyn TaskBody>> {
         Err(Error::internal(format!("{} is not a source", cx.operator)))
+    }
+    /// The task of an operator with two inputs, with what is chained behind it. Restores its state.
+    fn two_input_task(
+        &self,
+        cx: &BuildContext<'_>,
+        _inputs: [Vec<AnyReceiver>; 2],
+        _next: Consumers,
+    ) -> Result<Box<dyn TaskBody>> {
+        Err(Error::internal(format!("{} does not have two inputs", cx.operator)))
     }
     /// Splits of a source that starts new.
     fn enumerate(&self, _parallelism: u32) -> Result<Vec<crate::connectors::source::Split>> {
@@ -59,6 +92,9 @@ pub struct BuildContext<'a> {
     pub key_groups: Range<u32>,
     pub attempt: u64,
     pub metrics: TaskMetrics,
+    pub clock: Clock,
+    /// Sources of the attempt that wait for each other.
+    pub alignment: AlignmentGroups,
     /// What the snapshot holds for this operator's subtask; none when the job starts new or the operator is new in it.
     pub restore: Option<&'a OperatorRestore>,
     /// Contents of the files that `restore` names, checked against their checksums, in the same order.
@@ -121,8 +157,21 @@ impl<T: Data> RecordType for TypeOf<T> {
         Ok(AnyStage::new::<T>(Box::new(writer)))
     }
     fn input_task(&self, receivers: Vec<AnyReceiver>, head: AnyStage) -> Result<Box<dyn TaskBody>> {
-        let typed = |r: AnyReceiver| r.0.downcast::<Receiver<T>>().map(|r| *r).map_err(|_| foreign::<T>());
-        let receivers = receivers.into_iter().map(typed).collect::<Result<Vec<_>>>()?;
-        Ok(Box::new(InputTask { gate: InputGate::new(receivers), head: head.typed::<T>()? }))
+        Ok(Box::new(InputTask(One { gate: InputGate::new(typed(receivers)?), head: head.typed::<T>()? })))
     }
+}
+
+fn typed<T: 'static>(receivers: Vec<AnyReceiver>) -> Result<Vec<Receiver<T>>> {
+    let one = |r: AnyReceiver| r.0.downcast::<Receiver<T>>().map(|r| *r).map_err(|_| foreign::<T>());
+    receivers.into_iter().map(one).collect()
+}
+
+/// The task of a stage with two inputs.
+pub fn two_input_task<A: Data, B: Data>(
+    [first, second]: [Vec<AnyReceiver>; 2],
+    stage: impl TwoInputStage<A, B> + 'static,
+) -> Result<Box<dyn TaskBody>> {
+    let (first, second) = (InputGate::new(typed::<A>(first)?), typed::<B>(second)?);
+    let second = InputGate::from(first.len(), second);
+    Ok(Box::new(InputTask(Two { first, second, stage, turn: false })))
 }

@@ -1,12 +1,14 @@
-//! The inputs of a task: takes from each in turn, leaves blocked ones alone, merges watermarks.
+//! The channels of one input of a task: takes from each in turn, leaves blocked ones alone.
 use super::aligner::Aligner;
 use crate::error::Result;
 use crate::exchange::{Element, Receiver};
 use std::task::{Context, Poll};
 
-/// All channels that end at one subtask.
+/// All channels of one record type that end at one subtask.
 pub struct InputGate<T> {
     inputs: Vec<Input<T>>,
+    /// Number of the first channel among all of the task's.
+    first: usize,
     next: usize,
 }
 
@@ -14,14 +16,17 @@ struct Input<T> {
     receiver: Receiver<T>,
     /// The producer is gone: nothing more will come.
     closed: bool,
-    ended: bool,
-    watermark: i64,
 }
 
 impl<T: crate::data::Data> InputGate<T> {
     pub fn new(receivers: Vec<Receiver<T>>) -> Self {
-        let input = |receiver| Input { receiver, closed: false, ended: false, watermark: i64::MIN };
-        Self { inputs: receivers.into_iter().map(input).collect(), next: 0 }
+        Self::from(0, receivers)
+    }
+
+    /// A gate whose channels are numbered from `first` on.
+    pub fn from(first: usize, receivers: Vec<Receiver<T>>) -> Self {
+        let input = |receiver| Input { receiver, closed: false };
+        Self { inputs: receivers.into_iter().map(input).collect(), first, next: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -32,13 +37,13 @@ impl<T: crate::data::Data> InputGate<T> {
         self.inputs.is_empty()
     }
 
-    /// The next element of an input that the aligner does not block, fairly.
+    /// The next element of an input that the aligner does not block, fairly, with the number of its channel.
     pub fn poll_next(&mut self, cx: &mut Context<'_>, aligner: &Aligner) -> Poll<Result<(usize, Element<T>)>> {
         let n = self.inputs.len();
         for step in 0..n {
             let i = (self.next + step) % n;
             let input = &mut self.inputs[i];
-            if input.closed || aligner.is_blocked(i) {
+            if input.closed || aligner.is_blocked(self.first + i) {
                 continue;
             }
             match input.receiver.poll_recv(cx) {
@@ -47,32 +52,16 @@ impl<T: crate::data::Data> InputGate<T> {
                 Poll::Ready(Ok(None)) => input.closed = true,
                 Poll::Ready(Ok(Some(element))) => {
                     self.next = (i + 1) % n;
-                    return Poll::Ready(Ok((i, element)));
+                    return Poll::Ready(Ok((self.first + i, element)));
                 }
             }
         }
         Poll::Pending
     }
 
-    /// Gives an emptied batch back to the input's producer.
+    /// Gives an emptied batch back to the producer of the channel.
     #[inline]
-    pub fn recycle(&mut self, input: usize, batch: super::Batch<T>) {
-        self.inputs[input].receiver.recycle(batch);
-    }
-
-    /// Notes an input's watermark; the merged one, when it advanced.
-    pub fn watermark(&mut self, input: usize, watermark: i64) -> Option<i64> {
-        let merged = |g: &Self| g.inputs.iter().map(|i| i.watermark).min().unwrap_or(i64::MIN);
-        let before = merged(self);
-        let w = &mut self.inputs[input].watermark;
-        *w = (*w).max(watermark);
-        let after = merged(self);
-        (after > before).then_some(after)
-    }
-
-    /// Notes that an input has ended; true when it was the last one.
-    pub fn end(&mut self, input: usize) -> bool {
-        let was = std::mem::replace(&mut self.inputs[input].ended, true);
-        !was && self.inputs.iter().all(|i| i.ended)
+    pub fn recycle(&mut self, channel: usize, batch: super::Batch<T>) {
+        self.inputs[channel - self.first].receiver.recycle(batch);
     }
 }

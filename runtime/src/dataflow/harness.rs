@@ -1,4 +1,5 @@
 //! Runs an attempt in this process without a jobmanager: for tests and benchmarks of the data path.
+use super::Clock;
 use super::deploy::{Deployment, Environment, FileReader, RunningAttempt, TaskManagerAddress};
 use super::task::{TaskCommand, TaskEvent, TaskId, Uploader};
 use crate::checkpoint::handles::{
@@ -76,6 +77,7 @@ impl Harness {
             uploader: none.clone(),
             files: none,
             events: sender,
+            clock: Clock::system(),
         };
         let attempt = RunningAttempt::start(Arc::new(graph), plan.clone(), deployment, env).await?;
         Ok(Self { plan, attempt, events, next_checkpoint: 1, ended: BTreeSet::new() })

@@ -1,13 +1,14 @@
-//! The loop of a task with inputs: take an element, run the chain, align barriers, flush when the input runs dry.
+//! The loop of a task with inputs: take an element, run the chain, align barriers, merge watermarks, fire timers, flush when
+//! the input runs dry or the deadline has passed.
+use super::Signal;
 use super::aligner::{Aligned, Aligner};
-use super::gate::InputGate;
+use super::inlet::{Control, Inlet, Taken};
 use super::task::{TaskBody, TaskCommand, TaskEvent, TaskIo};
 use super::timing::Timing;
-use super::{Signal, Stage};
+use super::valve::{Advance, Valve};
+use super::wakeup::Wakeup;
 use crate::checkpoint::handles::Barrier;
-use crate::data::Data;
 use crate::error::{Error, ErrorCode, Result};
-use crate::exchange::Element;
 use crate::state::snapshot::SnapshotParts;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -16,51 +17,67 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use weir_api::ids::CheckpointId;
 
-/// Elements between two yields to the other tasks of the worker thread.
+/// Elements between two yields to the other tasks of the worker thread, and between two looks at the clock while there is
+/// always something to take.
 const ELEMENTS_PER_YIELD: u32 = 16;
 
 /// The inputs and the chain behind them.
-pub struct InputTask<T> {
-    pub gate: InputGate<T>,
-    pub head: Box<dyn Stage<T>>,
-}
+pub struct InputTask<I>(pub I);
 
-struct Running<T> {
-    gate: InputGate<T>,
-    head: Box<dyn Stage<T>>,
+struct Running<I> {
+    inlet: I,
     io: TaskIo,
     aligner: Aligner,
+    valve: Valve,
+    /// Inputs that have not ended.
+    open: Vec<bool>,
     /// When the first barrier of the alignment under way arrived.
     aligning_since: Option<Instant>,
     /// The snapshot that ends tasks, acknowledged and not complete yet.
     ending: Option<CheckpointId>,
     /// The chain may hold records in unfilled batches.
     dirty: bool,
+    last_flush: Instant,
     /// The chain takes another batch (not asked again until one was handed to it).
     ready: bool,
+    wakeup: Wakeup,
     timing: Timing,
 }
 
-enum Wake<T> {
+enum Wake<E> {
     Command(TaskCommand),
     Cancelled,
-    Element(usize, Element<T>),
+    Element(usize, E),
     /// Nothing to take now, and the chain may hold something back.
     Dry,
+    /// A processing-time timer is due.
+    Time(i64),
 }
 
-impl<T: Data> TaskBody for InputTask<T> {
+impl<I: Inlet> TaskBody for InputTask<I> {
     fn run(self: Box<Self>, io: TaskIo) -> BoxFuture<'static, Result<()>> {
-        let aligner = Aligner::new(self.gate.len());
-        let timing = Timing::new(io.metrics.clone(), Instant::now());
-        let Self { gate, head } = *self;
-        Running { gate, head, io, aligner, aligning_since: None, ending: None, dirty: false, ready: false, timing }
-            .run()
-            .boxed()
+        let (channels, now) = (self.0.channels(), Instant::now());
+        let timing = Timing::new(io.metrics.clone(), now);
+        let wakeup = Wakeup::new(io.clock.clone());
+        let running = Running {
+            inlet: self.0,
+            io,
+            aligner: Aligner::new(channels),
+            valve: Valve::new(channels),
+            open: vec![true; channels],
+            aligning_since: None,
+            ending: None,
+            dirty: false,
+            last_flush: now,
+            ready: false,
+            wakeup,
+            timing,
+        };
+        running.run().boxed()
     }
 }
 
-impl<T: Data> Running<T> {
+impl<I: Inlet> Running<I> {
     async fn run(mut self) -> Result<()> {
         let _ = self.io.events.send((self.io.id, TaskEvent::Running));
         let mut elements = 0;
@@ -69,21 +86,22 @@ impl<T: Data> Running<T> {
                 Wake::Cancelled => return Ok(()),
                 Wake::Command(c) => {
                     if self.command(c)? {
-                        self.head.signal(&mut Signal::Close)?;
+                        self.inlet.signal(&mut Signal::Close)?;
                         let _ = self.io.events.send((self.io.id, TaskEvent::Finished));
                         return Ok(());
                     }
                 }
                 Wake::Dry => {
-                    self.dirty = false;
-                    self.head.signal(&mut Signal::Flush)?;
-                    self.timing.busy_until(Instant::now());
+                    let now = Instant::now();
+                    self.flush(now)?;
+                    self.timing.busy_until(now);
                 }
+                Wake::Time(now) => self.signal(&mut Signal::ProcessingTime(now))?,
                 Wake::Element(input, element) => {
                     self.element(input, element)?;
                     elements += 1;
                     if elements % ELEMENTS_PER_YIELD == 0 {
-                        self.timing.busy_until(Instant::now());
+                        self.look_at_the_clock()?;
                         tokio::task::yield_now().await;
                     }
                 }
@@ -91,7 +109,39 @@ impl<T: Data> Running<T> {
         }
     }
 
-    async fn next_wake(&mut self) -> Result<Wake<T>> {
+    /// What must not wait for the input to run dry.
+    fn look_at_the_clock(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let due = self.next_timer();
+        if let Some(time) = self.wakeup.due(due) {
+            self.signal(&mut Signal::ProcessingTime(time))?;
+        }
+        if self.dirty && now.duration_since(self.last_flush) >= self.io.buffer_timeout {
+            self.flush(now)?;
+        }
+        self.timing.busy_until(now);
+        Ok(())
+    }
+
+    fn flush(&mut self, now: Instant) -> Result<()> {
+        self.dirty = false;
+        self.last_flush = now;
+        self.inlet.signal(&mut Signal::Flush)
+    }
+
+    /// A signal behind which the chain may hold records.
+    fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
+        self.dirty = true;
+        self.ready = false;
+        self.inlet.signal(signal)
+    }
+
+    /// What is emitted behind a barrier that ends tasks would be lost: timers wait for the restore.
+    fn next_timer(&mut self) -> Option<i64> {
+        if self.ending.is_some() { None } else { self.inlet.next_timer() }
+    }
+
+    async fn next_wake(&mut self) -> Result<Wake<I::Element>> {
         let mut waited = None;
         let wake = poll_fn(|cx| {
             match self.io.commands.poll_recv(cx) {
@@ -100,16 +150,20 @@ impl<T: Data> Running<T> {
                 Poll::Pending => {}
             }
             if !self.ready {
-                if self.head.poll_ready(cx)?.is_pending() {
+                if self.inlet.poll_ready(cx)?.is_pending() {
                     waited = Some(Timing::BACKPRESSURED);
                     return Poll::Pending;
                 }
                 self.ready = true;
             }
-            match self.gate.poll_next(cx, &self.aligner) {
+            match self.inlet.poll_next(cx, &self.aligner) {
                 Poll::Ready(r) => Poll::Ready(r.map(|(i, e)| Wake::Element(i, e))),
                 Poll::Pending if self.dirty => Poll::Ready(Ok(Wake::Dry)),
                 Poll::Pending => {
+                    let due = self.next_timer();
+                    if let Poll::Ready(now) = self.wakeup.poll(cx, due) {
+                        return Poll::Ready(Ok(Wake::Time(now)));
+                    }
                     waited = Some(Timing::IDLE);
                     Poll::Pending
                 }
@@ -122,29 +176,32 @@ impl<T: Data> Running<T> {
         wake
     }
 
-    fn element(&mut self, input: usize, element: Element<T>) -> Result<()> {
-        match element {
-            Element::Batch(mut batch) => {
-                self.io.metrics.add_records_in(batch.len() as u64);
+    fn element(&mut self, input: usize, element: I::Element) -> Result<()> {
+        let control = match self.inlet.take(input, element)? {
+            Taken::Records(n) => {
+                self.io.metrics.add_records_in(n);
                 self.dirty = true;
                 self.ready = false;
-                self.head.process(&mut batch)?;
-                self.gate.recycle(input, batch);
+                return Ok(());
             }
-            Element::Watermark(w) => {
-                if let Some(w) = self.gate.watermark(input, w) {
-                    self.dirty = true;
-                    self.ready = false;
-                    self.head.signal(&mut Signal::Watermark(w))?;
+            Taken::Control(c) => c,
+        };
+        match control {
+            Control::Watermark(w) => {
+                let advance = self.valve.watermark(input, w);
+                self.advance(advance)?;
+            }
+            Control::Idle(w) => {
+                let advance = self.valve.idle(input, w);
+                self.advance(advance)?;
+            }
+            Control::EndOfInput => {
+                let was_open = std::mem::replace(&mut self.open[input], false);
+                if was_open && !self.open.contains(&true) {
+                    self.signal(&mut Signal::EndOfInput)?;
                 }
             }
-            Element::EndOfInput => {
-                if self.gate.end(input) {
-                    self.ready = false;
-                    self.head.signal(&mut Signal::EndOfInput)?;
-                }
-            }
-            Element::Barrier(barrier) => {
+            Control::Barrier(barrier) => {
                 let since = *self.aligning_since.get_or_insert_with(Instant::now);
                 match self.aligner.barrier(input, barrier) {
                     Aligned::Waiting => {}
@@ -166,13 +223,31 @@ impl<T: Data> Running<T> {
         Ok(())
     }
 
+    fn advance(&mut self, advance: Option<Advance>) -> Result<()> {
+        match advance {
+            None => Ok(()),
+            Some(Advance::Watermark(w)) => {
+                self.io.metrics.set_watermark(w);
+                self.signal(&mut Signal::Watermark(w))
+            }
+            // event time may advance with idleness, and operators look at watermarks only
+            Some(Advance::Idle(w)) => {
+                self.io.metrics.set_watermark(w);
+                if w > i64::MIN {
+                    self.signal(&mut Signal::Watermark(w))?;
+                }
+                self.signal(&mut Signal::Idle(w))
+            }
+        }
+    }
+
     fn barrier(&mut self, barrier: Barrier, since: Instant) -> Result<()> {
         let started = Instant::now();
         if barrier.kind.ends_tasks() {
             self.ending = Some(barrier.id);
         }
         let mut parts = SnapshotParts::default();
-        self.head.signal(&mut Signal::Barrier { barrier: barrier.clone(), parts: &mut parts })?;
+        self.inlet.signal(&mut Signal::Barrier { barrier: barrier.clone(), parts: &mut parts })?;
         let alignment: Duration = started.duration_since(since);
         super::snapshot::send(&self.io, barrier, parts, alignment, started.elapsed());
         Ok(())
@@ -183,7 +258,7 @@ impl<T: Data> Running<T> {
         match command {
             TaskCommand::Trigger(_) => {}
             TaskCommand::Complete(id) => {
-                self.head.signal(&mut Signal::Complete(id))?;
+                self.inlet.signal(&mut Signal::Complete(id))?;
                 return Ok(self.ending == Some(id));
             }
             TaskCommand::Aborted(id) => {
@@ -191,7 +266,7 @@ impl<T: Data> Running<T> {
                 if !self.aligner.is_aligning() {
                     self.aligning_since = None;
                 }
-                self.head.signal(&mut Signal::Aborted(id))?;
+                self.inlet.signal(&mut Signal::Aborted(id))?;
                 if self.ending == Some(id) {
                     self.ending = None;
                 }

@@ -1,12 +1,19 @@
 //! Where an operator puts its results: a batch that goes to the next stages when it is full.
-use super::{BATCH_RECORDS, Batch, Signal, Stage};
+use super::{BATCH_RECORDS, Batch, SideOutput, Signal, Stage};
 use crate::error::Result;
 use std::task::{Context, Poll, ready};
 
 /// Collects results and hands full batches to the stages behind.
+///
+/// Where the stream has event time, each result carries a timestamp: by default that of the record being processed, which
+/// the operator's loop sets once per record. The column is filled in stretches when the timestamp changes, so [`Self::push`]
+/// is the same for streams with and without event time.
 pub struct Output<T> {
     batch: Batch<T>,
     next: Vec<Box<dyn Stage<T>>>,
+    /// Results carry `timestamp`.
+    timed: bool,
+    timestamp: i64,
     /// The first error of a stage behind: `push` has no result, so that user code stays simple; the operator's caller asks.
     failed: Option<crate::error::Error>,
 }
@@ -14,10 +21,10 @@ pub struct Output<T> {
 impl<T: Clone> Output<T> {
     /// `next` may be empty (records are dropped then) or hold several stages (each gets every record).
     pub fn new(next: Vec<Box<dyn Stage<T>>>) -> Self {
-        Self { batch: Batch::with_room(), next, failed: None }
+        Self { batch: Batch::with_room(), next, timed: false, timestamp: i64::MIN, failed: None }
     }
 
-    /// Emits one record.
+    /// Emits one record, with the timestamp of the record being processed if that has one.
     #[inline]
     pub fn push(&mut self, record: T) {
         self.batch.records.push(record);
@@ -26,11 +33,60 @@ impl<T: Clone> Output<T> {
         }
     }
 
-    /// Emits one record with its event time (ms since the Unix epoch). All records of a stream have one, or none has.
+    /// Emits one record with this event time (ms since the Unix epoch); so are those pushed after it, until the next record
+    /// is processed.
     #[inline]
     pub fn push_at(&mut self, record: T, timestamp: i64) {
-        self.batch.timestamps.push(timestamp);
+        self.set_timestamp(timestamp);
         self.push(record);
+    }
+
+    /// Emits one record to a side output, with the timestamp of the record being processed if that has one.
+    #[inline]
+    pub fn push_to<S: Clone>(&self, side: &mut SideOutput<S>, record: S) {
+        match self.timestamp() {
+            Some(t) => side.push_at(record, t),
+            None => side.push(record),
+        }
+    }
+
+    /// Event time of the record being processed in ms since the Unix epoch; none where the stream has no event time.
+    #[inline]
+    pub fn timestamp(&self) -> Option<i64> {
+        self.timed.then_some(self.timestamp)
+    }
+
+    /// What is pushed from now on has this event time (ms since the Unix epoch).
+    #[inline]
+    pub fn set_timestamp(&mut self, timestamp: i64) {
+        if self.timed {
+            self.fill();
+        } else {
+            self.begin(true);
+        }
+        self.timestamp = timestamp;
+    }
+
+    /// What is pushed from now on has no event time.
+    pub fn erase_timestamp(&mut self) {
+        self.begin(false);
+    }
+
+    /// Says whether the records processed next have event time. A batch holds only records of one kind.
+    #[inline]
+    pub fn begin(&mut self, timed: bool) {
+        if self.timed != timed {
+            self.emit();
+            self.timed = timed;
+        }
+    }
+
+    #[inline]
+    fn fill(&mut self) {
+        let n = self.batch.records.len();
+        if self.batch.timestamps.len() < n {
+            self.batch.timestamps.resize(n, self.timestamp);
+        }
     }
 
     /// Records collected and not yet handed on.
@@ -48,6 +104,9 @@ impl<T: Clone> Output<T> {
     pub fn emit(&mut self) {
         if self.batch.is_empty() {
             return;
+        }
+        if self.timed {
+            self.fill();
         }
         if self.failed.is_none()
             && let Err(e) = Self::deliver(&mut self.next, &mut self.batch)
@@ -78,7 +137,9 @@ impl<T: Clone> Output<T> {
     pub fn forward(&mut self, batch: &mut Batch<T>) -> Result<()> {
         self.emit();
         self.check()?;
-        Self::deliver(&mut self.next, batch)?;
+        if !batch.is_empty() {
+            Self::deliver(&mut self.next, batch)?;
+        }
         batch.clear();
         Ok(())
     }
@@ -95,5 +156,10 @@ impl<T: Clone> Output<T> {
             ready!(stage.poll_ready(cx))?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The earliest time at which a stage behind wants [`Signal::ProcessingTime`]; ms since the Unix epoch.
+    pub fn next_timer(&mut self) -> Option<i64> {
+        self.next.iter_mut().filter_map(|s| s.next_timer()).min()
     }
 }

@@ -1,10 +1,11 @@
 //! The loop of a source task: read a batch, hand it on, answer triggers with barriers.
 use super::task::{TaskBody, TaskCommand, TaskEvent, TaskIo};
 use super::timing::Timing;
+use super::wakeup::Wakeup;
 use super::{Output, Signal};
 use crate::checkpoint::handles::{Barrier, Bytes64, SPLITS};
 use crate::connectors::source::{ReadStatus, SourceReader};
-use crate::error::Result;
+use crate::error::{Error, ErrorCode, Result};
 use crate::state::snapshot::SnapshotParts;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -28,6 +29,8 @@ enum Wake {
     Command(TaskCommand),
     /// The taskmanager dropped the task.
     Cancelled,
+    /// A processing-time timer is due.
+    Time(i64),
     Ready(Result<()>),
 }
 
@@ -38,7 +41,10 @@ struct Running<R: SourceReader> {
     ended: bool,
     /// The snapshot that ends tasks and is under way: nothing is read meanwhile.
     paused: Option<CheckpointId>,
+    /// The end of the input was signalled: at the end, or for a snapshot that drains.
+    end_signalled: bool,
     last_flush: Instant,
+    wakeup: Wakeup,
     timing: Timing,
 }
 
@@ -46,7 +52,17 @@ impl<R: SourceReader> TaskBody for SourceTask<R> {
     fn run(self: Box<Self>, io: TaskIo) -> BoxFuture<'static, Result<()>> {
         let now = Instant::now();
         let timing = Timing::new(io.metrics.clone(), now);
-        let running = Running { task: *self, io, ended: false, paused: None, last_flush: now, timing };
+        let wakeup = Wakeup::new(io.clock.clone());
+        let running = Running {
+            task: *self,
+            io,
+            ended: false,
+            paused: None,
+            end_signalled: false,
+            last_flush: now,
+            wakeup,
+            timing,
+        };
         running.run().boxed()
     }
 }
@@ -66,6 +82,10 @@ impl<R: SourceReader> Running<R> {
                     }
                     continue;
                 }
+                Wake::Time(now) => {
+                    self.processing_time(now)?;
+                    continue;
+                }
                 Wake::Ready(r) => r?,
             }
             let now = Instant::now();
@@ -83,6 +103,10 @@ impl<R: SourceReader> Running<R> {
                         self.task.out.check()?;
                     }
                     if batches % BATCHES_PER_YIELD == 0 {
+                        let due = self.task.out.next_timer();
+                        if let Some(now) = self.wakeup.due(due) {
+                            self.task.out.signal(&mut Signal::ProcessingTime(now))?;
+                        }
                         tokio::task::yield_now().await;
                     }
                 }
@@ -92,6 +116,7 @@ impl<R: SourceReader> Running<R> {
                 }
                 ReadStatus::End => {
                     self.ended = true;
+                    self.task.out.signal(&mut Signal::Watermark(i64::MAX))?;
                     self.flush(now)?;
                     let _ = self.io.events.send((self.io.id, TaskEvent::SourceEnded));
                 }
@@ -104,7 +129,13 @@ impl<R: SourceReader> Running<R> {
         self.task.out.signal(&mut Signal::Flush)
     }
 
-    /// The next command, or readiness to read (never while paused or at the end).
+    /// A timer came up while nothing else is done: what it emits goes out at once.
+    fn processing_time(&mut self, now: i64) -> Result<()> {
+        self.task.out.signal(&mut Signal::ProcessingTime(now))?;
+        self.task.out.signal(&mut Signal::Flush)
+    }
+
+    /// The next command, a timer, or readiness to read (never while paused or at the end).
     async fn next_wake(&mut self) -> Wake {
         let reading = !self.ended && self.paused.is_none();
         let wake = poll_fn(|cx| {
@@ -115,7 +146,12 @@ impl<R: SourceReader> Running<R> {
             }
             match reading {
                 true => self.task.out.poll_ready(cx).map(Wake::Ready),
-                false => Poll::Pending,
+                // what is emitted behind a barrier that ends tasks would be lost: timers wait for the restore
+                false if self.paused.is_some() => Poll::Pending,
+                false => {
+                    let due = self.task.out.next_timer();
+                    self.wakeup.poll(cx, due).map(Wake::Time)
+                }
             }
         })
         .await;
@@ -130,10 +166,15 @@ impl<R: SourceReader> Running<R> {
         self.timing.busy_until(Instant::now());
         let sleep = tokio::time::sleep_until(until.unwrap_or_else(|| Instant::now() + FAR).into());
         tokio::pin!(sleep);
-        let mut command = None;
+        let (mut command, mut time) = (None, None);
         poll_fn(|cx| {
             if let Poll::Ready(c) = self.io.commands.poll_recv(cx) {
                 command = Some(c);
+                return Poll::Ready(());
+            }
+            let due = self.task.out.next_timer();
+            if let Poll::Ready(now) = self.wakeup.poll(cx, due) {
+                time = Some(now);
                 return Poll::Ready(());
             }
             if sleep.as_mut().poll(cx).is_ready() {
@@ -143,6 +184,9 @@ impl<R: SourceReader> Running<R> {
         })
         .await;
         self.timing.waited(Instant::now(), Timing::IDLE);
+        if let Some(now) = time {
+            self.processing_time(now)?;
+        }
         match command {
             Some(Some(c)) => self.command(c).map(drop),
             _ => Ok(()),
@@ -162,6 +206,14 @@ impl<R: SourceReader> Running<R> {
                 self.task.out.signal(&mut Signal::Aborted(id))?;
                 if self.paused == Some(id) {
                     self.paused = None;
+                    if self.end_signalled && !self.ended {
+                        // event time has ended behind this source; records that followed would all be late
+                        let e = Error::external(
+                            ErrorCode::Checkpoint,
+                            "the snapshot that drained the job failed: the job goes on from its last checkpoint",
+                        );
+                        return Err(e);
+                    }
                 }
             }
         }
@@ -171,7 +223,12 @@ impl<R: SourceReader> Running<R> {
     fn barrier(&mut self, barrier: Barrier) -> Result<()> {
         let started = Instant::now();
         if barrier.kind.drains() {
-            self.task.out.signal(&mut Signal::EndOfInput)?;
+            if !self.ended {
+                self.task.out.signal(&mut Signal::Watermark(i64::MAX))?;
+            }
+            if !std::mem::replace(&mut self.end_signalled, true) {
+                self.task.out.signal(&mut Signal::EndOfInput)?;
+            }
         }
         if barrier.kind.ends_tasks() {
             self.paused = Some(barrier.id);

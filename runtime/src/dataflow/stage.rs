@@ -16,14 +16,26 @@ pub trait Stage<T>: Send {
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()>;
     /// Ready when the exchanges behind this stage take another batch. The task asks before it feeds the chain again.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+    /// The earliest time at which this stage or one behind it wants [`Signal::ProcessingTime`]; ms since the Unix epoch.
+    /// The task asks when it has nothing else to do, and every few batches.
+    fn next_timer(&mut self) -> Option<i64> {
+        None
+    }
 }
 
 /// What travels along a chain besides batches, in order with them.
 pub enum Signal<'a> {
     /// Send out what is buffered (the input ran dry or the deadline passed).
     Flush,
-    /// Event time has reached this; ms since the Unix epoch.
+    /// Event time has reached this; ms since the Unix epoch. Never less than the one before; an equal one says that an idle
+    /// stream is active again.
     Watermark(i64),
+    /// No records for now: event time, which has reached this, goes on without this stream. Ends with the next watermark.
+    Idle(i64),
+    /// The clock has reached this; ms since the Unix epoch. Comes when [`Stage::next_timer`] asked for it.
+    ProcessingTime(i64),
+    /// From a source to what assigns watermarks; goes no further.
+    Split(Split),
     /// The input has ended, or the job is drained: emit what is held back. A barrier always follows.
     EndOfInput,
     /// Pass the barrier on, add this stage's state to the snapshot. Sources of the records before it are complete.
@@ -34,4 +46,15 @@ pub enum Signal<'a> {
     Aborted(CheckpointId),
     /// The task ends; release what is held. No more batches follow.
     Close,
+}
+
+/// What a reader of several splits side by side says about them: each has a watermark of its own, and the least counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// Will be read; holds the watermark back from now on.
+    Added(u32),
+    /// The records that follow come from it.
+    Reading(u32),
+    /// Read to its end.
+    Ended(u32),
 }

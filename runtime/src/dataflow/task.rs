@@ -1,4 +1,5 @@
 //! What a task is told and what it tells: commands in, events out. The loops are in `source_task` and `input_task`.
+use super::Clock;
 use crate::checkpoint::handles::{Barrier, TaskSnapshot};
 use crate::error::{Error, Result};
 use crate::observe::TaskMetrics;
@@ -62,6 +63,8 @@ pub struct TaskIo {
     /// Where uploads run: the control plane's runtime.
     pub control: tokio::runtime::Handle,
     pub buffer_timeout: Duration,
+    /// For processing-time timers.
+    pub clock: Clock,
     pub metrics: TaskMetrics,
 }
 

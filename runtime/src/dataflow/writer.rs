@@ -12,6 +12,10 @@ use std::task::{Context, Poll, ready};
 pub struct ExchangeWriter<T> {
     senders: Vec<Sender<T>>,
     route: Route<T>,
+    /// The latest watermark, and the one that each sender has sent. A watermark goes behind the next batch of its channel or
+    /// with the next flush: if each one flushed, batches would leave nearly empty.
+    watermark: i64,
+    sent: Vec<i64>,
     metrics: TaskMetrics,
 }
 
@@ -45,22 +49,25 @@ impl<T: Data> ExchangeWriter<T> {
             // producers start at different places, so that few batches still reach all consumers
             _ => Route::Turns(producer as usize % n.max(1)),
         };
-        Self { senders, route, metrics }
+        let sent = vec![i64::MIN; senders.len()];
+        Self { senders, route, watermark: i64::MIN, sent, metrics }
     }
 
     fn send(&mut self, to: usize, batch: Batch<T>) -> Result<()> {
         self.metrics.add_records_out(batch.len() as u64);
-        self.senders[to].send(Element::Batch(batch))
+        self.senders[to].send(Element::Batch(batch))?;
+        catch_up(self.watermark, &mut self.sent[to], &mut self.senders[to])
     }
 
+    /// Sends what is collected, and the watermark.
     fn flush(&mut self) -> Result<()> {
-        let Route::Hash { collected, .. } = &mut self.route else { return Ok(()) };
-        for (batch, sender) in collected.iter_mut().zip(&mut self.senders) {
-            if !batch.is_empty() {
-                self.metrics.add_records_out(batch.len() as u64);
-                let full = std::mem::replace(batch, sender.empty_batch());
-                sender.send(Element::Batch(full))?;
+        if let Route::Hash { collected, .. } = &mut self.route {
+            for (batch, sender) in collected.iter_mut().zip(&mut self.senders) {
+                send_collected(batch, sender, &self.metrics)?;
             }
+        }
+        for (sent, sender) in self.sent.iter_mut().zip(&mut self.senders) {
+            catch_up(self.watermark, sent, sender)?;
         }
         Ok(())
     }
@@ -71,38 +78,60 @@ impl<T: Data> ExchangeWriter<T> {
     }
 }
 
-/// Moves the records into the batches of their targets; sends those that are full.
-fn scatter<T: Data>(
-    batch: &mut Batch<T>,
-    target: &[u16],
-    collected: &mut [Batch<T>],
-    senders: &mut [Sender<T>],
-    metrics: &TaskMetrics,
-) -> Result<()> {
-    let groups = target.len() as u32;
-    let timed = !batch.timestamps.is_empty();
-    for (i, (record, &hash)) in batch.records.drain(..).zip(&batch.hashes).enumerate() {
-        let to = usize::from(target[key_group(hash, groups) as usize]);
-        let out = &mut collected[to];
-        out.records.push(record);
-        out.hashes.push(hash);
-        if timed {
-            out.timestamps.push(batch.timestamps[i]);
-        }
-        if out.records.len() >= BATCH_RECORDS {
-            metrics.add_records_out(out.len() as u64);
-            let full = std::mem::replace(out, senders[to].empty_batch());
-            senders[to].send(Element::Batch(full))?;
-        }
+/// Sends the latest watermark if the channel does not know it.
+#[inline]
+fn catch_up<T: Data>(watermark: i64, sent: &mut i64, sender: &mut Sender<T>) -> Result<()> {
+    if *sent < watermark {
+        *sent = watermark;
+        sender.send(Element::Watermark(watermark))?;
     }
-    batch.clear();
     Ok(())
+}
+
+fn send_collected<T: Data>(batch: &mut Batch<T>, sender: &mut Sender<T>, metrics: &TaskMetrics) -> Result<()> {
+    if !batch.is_empty() {
+        metrics.add_records_out(batch.len() as u64);
+        let full = std::mem::replace(batch, sender.empty_batch());
+        sender.send(Element::Batch(full))?;
+    }
+    Ok(())
+}
+
+impl<T: Data> ExchangeWriter<T> {
+    /// Moves the records into the batches of their targets; sends those that are full.
+    fn scatter(&mut self, batch: &mut Batch<T>) -> Result<()> {
+        let Self { senders, route, watermark, sent, metrics } = self;
+        let Route::Hash { target, collected } = route else { return Ok(()) };
+        let groups = target.len() as u32;
+        let timed = !batch.timestamps.is_empty();
+        for (out, sender) in collected.iter_mut().zip(senders.iter_mut()) {
+            // a batch has timestamps for all of its records or for none
+            if timed == out.timestamps.is_empty() && !out.is_empty() {
+                send_collected(out, sender, metrics)?;
+            }
+        }
+        for (i, (record, &hash)) in batch.records.drain(..).zip(&batch.hashes).enumerate() {
+            let to = usize::from(target[key_group(hash, groups) as usize]);
+            let out = &mut collected[to];
+            out.records.push(record);
+            out.hashes.push(hash);
+            if timed {
+                out.timestamps.push(batch.timestamps[i]);
+            }
+            if out.records.len() >= BATCH_RECORDS {
+                send_collected(out, &mut senders[to], metrics)?;
+                catch_up(*watermark, &mut sent[to], &mut senders[to])?;
+            }
+        }
+        batch.clear();
+        Ok(())
+    }
 }
 
 impl<T: Data> Stage<T> for ExchangeWriter<T> {
     fn process(&mut self, batch: &mut Batch<T>) -> Result<()> {
         match &mut self.route {
-            Route::Hash { target, collected } => scatter(batch, target, collected, &mut self.senders, &self.metrics),
+            Route::Hash { .. } => self.scatter(batch),
             Route::Turns(next) => {
                 let to = *next;
                 *next = (to + 1) % self.senders.len();
@@ -123,11 +152,25 @@ impl<T: Data> Stage<T> for ExchangeWriter<T> {
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
         match signal {
             Signal::Flush => self.flush(),
-            Signal::Watermark(w) => self.send_all(|| Element::Watermark(*w)),
+            // the end of event time, and the end of idleness, are said at once
+            Signal::Watermark(w) if *w == i64::MAX || *w == self.watermark => {
+                self.watermark = *w;
+                self.sent.fill(*w);
+                self.send_all(|| Element::Watermark(*w))
+            }
+            Signal::Watermark(w) => {
+                self.watermark = *w;
+                Ok(())
+            }
+            Signal::Idle(w) => {
+                self.watermark = self.watermark.max(*w);
+                self.send_all(|| Element::Idle(*w))
+            }
             Signal::EndOfInput => self.send_all(|| Element::EndOfInput),
             Signal::Barrier { barrier, .. } => self.send_all(|| Element::Barrier(barrier.clone())),
-            // every task hears of these from the jobmanager
+            // every task hears of these from the jobmanager, and has a clock of its own
             Signal::Complete(_) | Signal::Aborted(_) | Signal::Close => Ok(()),
+            Signal::ProcessingTime(_) | Signal::Split(_) => Ok(()),
         }
     }
 

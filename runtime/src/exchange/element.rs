@@ -8,8 +8,11 @@ pub use crate::graph::ChannelId;
 pub enum Element<T> {
     /// Records; never empty.
     Batch(Batch<T>),
-    /// Event time has reached this; ms since the Unix epoch. A watermark that directly follows another replaces it.
+    /// Event time has reached this; ms since the Unix epoch. What says this or the next and directly follows such an
+    /// element replaces it.
     Watermark(i64),
+    /// The producer has nothing to send for now: event time, which has reached this, goes on without it.
+    Idle(i64),
     /// Everything before it belongs to the checkpoint. Never held up by a full channel.
     Barrier(Barrier),
     /// No records follow; a barrier may.

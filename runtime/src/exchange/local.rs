@@ -100,7 +100,9 @@ impl<T> LocalSender<T> {
                 }
                 state.queue.push_back(element);
             }
-            Element::Watermark(_) if matches!(state.queue.back(), Some(Element::Watermark(_))) => {
+            Element::Watermark(_) | Element::Idle(_)
+                if matches!(state.queue.back(), Some(Element::Watermark(_) | Element::Idle(_))) =>
+            {
                 // what an idle or blocked consumer has to keep stays bounded
                 state.queue.pop_back();
                 state.queue.push_back(element);

@@ -4,5 +4,5 @@ pub mod logical;
 pub mod physical;
 
 pub use key_group::{key_group, key_group_range};
-pub use logical::{LogicalGraph, Node, NodeId, NodeKind, Partition};
+pub use logical::{Input, LogicalGraph, Node, NodeId, NodeKind, Partition};
 pub use physical::{ChannelId, Edge, JobGraph, Vertex};

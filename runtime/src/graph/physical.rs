@@ -26,7 +26,11 @@ pub struct Edge {
     pub id: u32,
     pub from_vertex: u32,
     pub from_node: NodeId,
+    /// Which output of the node (see [`Input::output`](super::Input)).
+    pub from_output: u16,
     pub to_vertex: u32,
+    /// Which input of the consumer.
+    pub to_port: u8,
     pub partition: Partition,
 }
 
@@ -70,9 +74,9 @@ impl JobGraph {
         let mut edges: Vec<Edge> = Vec::new();
         for (id, node) in graph.nodes.iter().enumerate() {
             let chained = match node.inputs[..] {
-                [(from, partition)] => {
-                    let same = width(from) == width(id);
-                    (same && (partition == Partition::Forward || width(id) == 1)).then(|| vertex_of[from])
+                [i] => {
+                    let same = width(i.node) == width(id);
+                    (same && (i.partition == Partition::Forward || width(id) == 1)).then(|| vertex_of[i.node])
                 }
                 _ => None,
             };
@@ -95,15 +99,23 @@ impl JobGraph {
                 inputs: Vec::new(),
                 outputs: Vec::new(),
             };
-            for &(from, partition) in &node.inputs {
-                let partition = match partition {
-                    Partition::Forward if width(from) != width(id) => Partition::Rebalance,
+            for i in &node.inputs {
+                let partition = match i.partition {
+                    Partition::Forward if width(i.node) != width(id) => Partition::Rebalance,
                     p => p,
                 };
-                let e = edges.len() as u32;
-                edges.push(Edge { id: e, from_vertex: vertex_of[from], from_node: from, to_vertex: v, partition });
+                let (e, from_vertex) = (edges.len() as u32, vertex_of[i.node]);
+                edges.push(Edge {
+                    id: e,
+                    from_vertex,
+                    from_node: i.node,
+                    from_output: i.output,
+                    to_vertex: v,
+                    to_port: i.port,
+                    partition,
+                });
                 vertex.inputs.push(e);
-                vertices[vertex_of[from] as usize].outputs.push(e);
+                vertices[from_vertex as usize].outputs.push(e);
             }
             vertices.push(vertex);
         }

@@ -1,6 +1,7 @@
 //! The traits behind the closures: functions with a life cycle, key selectors, the runtime context.
+use super::timers::{Timer, Timers};
 use crate::data::{Data, Key};
-use crate::dataflow::Output;
+use crate::dataflow::{AnySideOutput, Clock, Output};
 use crate::error::Result;
 use crate::observe::TaskMetrics;
 use crate::state::{KeyRef, KeyedTable};
@@ -16,6 +17,8 @@ pub struct RuntimeContext {
     /// Number of this execution of the job.
     pub attempt: u64,
     pub metrics: TaskMetrics,
+    /// Processing time.
+    pub clock: Clock,
 }
 
 /// A function without keyed state. Made anew for each subtask and attempt.
@@ -26,7 +29,12 @@ pub trait ProcessFunction: Send + 'static {
     fn open(&mut self, _cx: &RuntimeContext) -> Result<()> {
         Ok(())
     }
+    /// The record's event time is `out.timestamp()`; what is pushed carries it.
     fn process(&mut self, record: Self::In, out: &mut Output<Self::Out>) -> Result<()>;
+    /// All side outputs, each with a name of its own.
+    fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        Vec::new()
+    }
     /// The input has ended, or the job is drained: emit what is held back.
     fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
@@ -51,8 +59,22 @@ pub trait KeyedProcessFunction: Send + 'static {
     fn open(&mut self, _cx: &RuntimeContext) -> Result<()> {
         Ok(())
     }
-    /// `key` is borrowed from `record`; its hash was computed once, where the stream was keyed.
+    /// All side outputs, each with a name of its own.
+    fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        Vec::new()
+    }
+    /// `key` is borrowed from `record`; its hash was computed once, where the stream was keyed. The record's event time is
+    /// `out.timestamp()`; what is pushed carries it.
     fn process(&mut self, key: &KeyRef<'_, Self::Key>, record: &Self::In, out: &mut Output<Self::Out>) -> Result<()>;
+    /// The function's timers, if it has any; they must be among its `states`, too.
+    fn timers(&mut self) -> Option<&mut Timers<Self::Key>> {
+        None
+    }
+    /// A timer of this key has come. What is pushed carries the time of an event-time timer; that of a processing-time timer
+    /// has no event time.
+    fn on_timer(&mut self, _key: &KeyRef<'_, Self::Key>, _timer: &Timer, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
     fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
     }

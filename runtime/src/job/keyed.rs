@@ -52,9 +52,14 @@ impl<T: Data, S: KeySelector<T>> KeyedStream<T, S> {
         name: impl Into<String>,
         make: impl Fn() -> O + Send + Sync + 'static,
     ) -> Stream<O::Out> {
-        let states = make().states().iter_mut().map(|s| s.descriptor().clone()).collect();
+        let mut sample = make();
+        let states = sample.states().iter_mut().map(|s| s.descriptor().clone()).collect();
+        let sides = sample.side_outputs().iter().map(|s| (s.name(), s.record_type())).collect();
         let stream = self.stream.add("keyed", Arc::new(KeyedFactory { make, input: PhantomData::<fn(T)> }));
-        stream.last(|n| n.states = states);
+        stream.last(|n| {
+            n.states = states;
+            n.side_outputs = sides;
+        });
         stream.name(name)
     }
 }

@@ -1,15 +1,16 @@
 //! Stages of keyed operators: reduce, one value per key, functions with any states; restore and snapshot of their states.
 use super::function::{KeySelector, KeyedProcessFunction, RuntimeContext};
-use super::stages::{output, runtime_context};
+use super::stages::{check_sides, connect_sides, next_timer, output, poll_sides, runtime_context, signal_sides};
+use super::timers::Timers;
 use crate::checkpoint::handles::OperatorRestore;
 use crate::data::{Data, Key};
-use crate::dataflow::factory::{AnyStage, BuildContext, NodeFactory};
-use crate::dataflow::{Batch, Output, Signal, Stage};
-use crate::error::Result;
+use crate::dataflow::factory::{AnyStage, BuildContext, Consumers, NodeFactory};
+use crate::dataflow::{AnySideOutput, Batch, Output, Signal, Stage};
+use crate::error::{Error, ErrorCode, Result};
 use crate::state::file::{self, InMemory, NotDeclared, ReadAt};
 use crate::state::{KeyRef, KeyedTable, ValueState};
 use std::marker::PhantomData;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 /// Name of the state of operators that have just one.
 const VALUE: &str = "value";
@@ -22,8 +23,28 @@ pub trait KeyedOperator<T>: Send + 'static {
     fn open(&mut self, _cx: &RuntimeContext) -> Result<()> {
         Ok(())
     }
-    /// Takes all records; the batch has its hash column.
+    /// Takes all records; the batch has its hash column. Where it has timestamps, what is pushed for a record must carry
+    /// one: [`Output::set_timestamp`] before, or [`Output::push_at`].
     fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<Self::Out>) -> Result<()>;
+    /// Side outputs, always the same in the same order.
+    fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        Vec::new()
+    }
+    /// Event time has reached this (ms since the Unix epoch; `i64::MAX` at the end of the input). Never less than before;
+    /// may repeat. It is handed on afterwards.
+    fn on_watermark(&mut self, _watermark: i64, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
+    /// When [`Self::on_processing_time`] is wanted next; ms since the Unix epoch. Asked about once in sixteen batches and
+    /// before the task sleeps.
+    fn next_processing_time(&mut self) -> Option<i64> {
+        None
+    }
+    /// The clock has reached this, which may be earlier than asked for (others in the chain ask, too) or later. The output has
+    /// no timestamp until one is set.
+    fn on_processing_time(&mut self, _now: i64, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
     fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
     }
@@ -52,8 +73,21 @@ impl<T: Data, S: KeySelector<T>, F: Fn(&mut T, T) + Send + 'static> KeyedOperato
         vec![&mut self.state]
     }
     fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<T>) -> Result<()> {
+        match batch.timestamps.is_empty() {
+            true => self.rows::<false>(batch, out),
+            false => self.rows::<true>(batch, out),
+        }
+        Ok(())
+    }
+}
+
+impl<T: Data, S: KeySelector<T>, F: Fn(&mut T, T)> Reduce<T, S, F> {
+    fn rows<const TIMED: bool>(&mut self, batch: &mut Batch<T>, out: &mut Output<T>) {
         let Self { selector, f, state } = self;
-        for (record, &hash) in batch.records.drain(..).zip(&batch.hashes) {
+        for (i, (record, &hash)) in batch.records.drain(..).zip(&batch.hashes).enumerate() {
+            if TIMED {
+                out.set_timestamp(batch.timestamps[i]);
+            }
             let mut first = false;
             let reduced = selector.with_key(&record, |key| {
                 let first = &mut first;
@@ -67,7 +101,6 @@ impl<T: Data, S: KeySelector<T>, F: Fn(&mut T, T) + Send + 'static> KeyedOperato
             }
             out.push(reduced.clone());
         }
-        Ok(())
     }
 }
 
@@ -99,12 +132,30 @@ where
         vec![&mut self.state]
     }
     fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<U>) -> Result<()> {
+        match batch.timestamps.is_empty() {
+            true => self.rows::<false>(batch, out),
+            false => self.rows::<true>(batch, out),
+        }
+        Ok(())
+    }
+}
+
+impl<T, U, V, S, F> Closure<S, V, F, T, U>
+where
+    U: Data,
+    V: Data + Default,
+    S: KeySelector<T>,
+    F: Fn(&mut V, T, &mut Output<U>),
+{
+    fn rows<const TIMED: bool>(&mut self, batch: &mut Batch<T>, out: &mut Output<U>) {
         let Self { selector, f, state, .. } = self;
-        for (record, &hash) in batch.records.drain(..).zip(&batch.hashes) {
+        for (i, (record, &hash)) in batch.records.drain(..).zip(&batch.hashes).enumerate() {
+            if TIMED {
+                out.set_timestamp(batch.timestamps[i]);
+            }
             let value = selector.with_key(&record, |key| state.get_mut_or_default(&KeyRef { hash, key }));
             f(value, record, out);
         }
-        Ok(())
     }
 }
 
@@ -125,19 +176,60 @@ where
         self.function.states()
     }
     fn open(&mut self, cx: &RuntimeContext) -> Result<()> {
+        let timers = self.function.timers().map(|t| {
+            t.set_clock(cx.clock.clone());
+            t.descriptor().name.clone()
+        });
+        check_timers(timers, self.function.states())?;
         self.function.open(cx)
     }
+    fn on_watermark(&mut self, watermark: i64, out: &mut Output<P::Out>) -> Result<()> {
+        let Some(timers) = self.function.timers() else { return Ok(()) };
+        timers.advance(watermark);
+        while let Some(due) = self.function.timers().and_then(Timers::pop_event) {
+            out.set_timestamp(due.timer.timestamp);
+            self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, out)?;
+        }
+        Ok(())
+    }
+    fn next_processing_time(&mut self) -> Option<i64> {
+        self.function.timers()?.next_processing_time()
+    }
+    fn on_processing_time(&mut self, now: i64, out: &mut Output<P::Out>) -> Result<()> {
+        while let Some(due) = self.function.timers().and_then(|t| t.pop_processing(now)) {
+            self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, out)?;
+        }
+        Ok(())
+    }
     fn run(&mut self, batch: &mut Batch<P::In>, out: &mut Output<P::Out>) -> Result<()> {
-        for (record, &hash) in batch.records.iter().zip(&batch.hashes) {
+        let timed = !batch.timestamps.is_empty();
+        for (i, (record, &hash)) in batch.records.iter().zip(&batch.hashes).enumerate() {
+            if timed {
+                out.set_timestamp(batch.timestamps[i]);
+            }
             self.selector.with_key(record, |key| self.function.process(&KeyRef { hash, key }, record, out))?;
         }
         Ok(())
+    }
+    fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        self.function.side_outputs()
     }
     fn end_of_input(&mut self, out: &mut Output<P::Out>) -> Result<()> {
         self.function.end_of_input(out)
     }
     fn close(&mut self) -> Result<()> {
         self.function.close()
+    }
+}
+
+/// Timers that are not among the states would be lost with the first restore.
+pub(super) fn check_timers<K: Key>(timers: Option<String>, states: Vec<&mut dyn KeyedTable<K>>) -> Result<()> {
+    match timers {
+        Some(name) if !states.iter().any(|s| s.descriptor().name == name) => Err(Error::user(
+            ErrorCode::Graph,
+            format!("the timers {name:?} are not among the function's states(): list them there, or they are lost"),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -150,12 +242,20 @@ struct KeyedStage<T, O: KeyedOperator<T>> {
 impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
     fn process(&mut self, batch: &mut Batch<T>) -> Result<()> {
         debug_assert_eq!(batch.records.len(), batch.hashes.len());
+        self.out.begin(!batch.timestamps.is_empty());
         self.operator.run(batch, &mut self.out)?;
         batch.clear();
+        check_sides(self.operator.side_outputs())?;
         self.out.check()
     }
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
         match signal {
+            Signal::Watermark(w) => self.operator.on_watermark(*w, &mut self.out)?,
+            Signal::ProcessingTime(now) => {
+                self.out.erase_timestamp();
+                self.operator.on_processing_time(*now, &mut self.out)?;
+            }
+            Signal::Split(_) => return Ok(()),
             Signal::EndOfInput => self.operator.end_of_input(&mut self.out)?,
             Signal::Close => self.operator.close()?,
             Signal::Barrier { parts, .. } => {
@@ -164,10 +264,16 @@ impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
             }
             _ => {}
         }
+        signal_sides(self.operator.side_outputs(), signal)?;
         self.out.signal(signal)
     }
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(poll_sides(self.operator.side_outputs(), cx))?;
         self.out.poll_ready(cx)
+    }
+    fn next_timer(&mut self) -> Option<i64> {
+        let own = self.operator.next_processing_time();
+        next_timer(self.operator.side_outputs(), own, &mut self.out)
     }
 }
 
@@ -178,13 +284,14 @@ pub(super) struct KeyedFactory<T, M> {
 }
 
 impl<T: Data, O: KeyedOperator<T>, M: Fn() -> O + Send + Sync> NodeFactory for KeyedFactory<T, M> {
-    fn stage(&self, cx: &BuildContext<'_>, next: Vec<AnyStage>) -> Result<AnyStage> {
+    fn stage(&self, cx: &BuildContext<'_>, mut next: Consumers) -> Result<AnyStage> {
         let mut operator = (self.make)();
         if let Some(restore) = cx.restore {
             restore_states(cx, restore, &mut operator.states())?;
         }
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
-        let stage = KeyedStage::<T, O> { name: cx.operator.to_owned(), operator, out: output(next)? };
+        connect_sides(operator.side_outputs(), &mut next)?;
+        let stage = KeyedStage::<T, O> { name: cx.operator.to_owned(), operator, out: output(next.main())? };
         Ok(AnyStage::new::<T>(Box::new(stage)))
     }
 }

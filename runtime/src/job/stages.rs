@@ -4,14 +4,14 @@ use crate::checkpoint::handles::{Bytes64, PENDING, SPLITS};
 use crate::connectors::sink::{Sink, SinkContext, SinkWriter};
 use crate::connectors::source::{Source, SourceContext, Split};
 use crate::data::{Data, Key};
-use crate::dataflow::factory::{AnyStage, BuildContext, NodeFactory};
+use crate::dataflow::factory::{AnyStage, BuildContext, Consumers, NodeFactory};
 use crate::dataflow::source_task::SourceTask;
 use crate::dataflow::task::TaskBody;
-use crate::dataflow::{Batch, Output, Signal, Stage};
+use crate::dataflow::{AnySideOutput, Batch, Output, Signal, Stage};
 use crate::error::{Error, Result};
 use crate::observe::TaskMetrics;
 use std::marker::PhantomData;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 /// Types the stages behind a node.
 pub(super) fn output<T: Data>(next: Vec<AnyStage>) -> Result<Output<T>> {
@@ -26,12 +26,16 @@ pub(super) fn runtime_context(cx: &BuildContext<'_>) -> RuntimeContext {
         max_parallelism: cx.max_parallelism,
         attempt: cx.attempt,
         metrics: cx.metrics.clone(),
+        clock: cx.clock.clone(),
     }
 }
 
 /// What an operator without state does with a batch; the loop is inside, so that it is monomorphized.
 pub(super) trait Transform<T, U>: Send + 'static {
     fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<U>) -> Result<()>;
+    fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        Vec::new()
+    }
     fn end_of_input(&mut self, _out: &mut Output<U>) -> Result<()> {
         Ok(())
     }
@@ -49,21 +53,59 @@ struct TransformStage<T, U, X> {
 
 impl<T: Data, U: Data, X: Transform<T, U>> Stage<T> for TransformStage<T, U, X> {
     fn process(&mut self, batch: &mut Batch<T>) -> Result<()> {
+        self.out.begin(!batch.timestamps.is_empty());
         self.transform.run(batch, &mut self.out)?;
         batch.clear();
+        check_sides(self.transform.side_outputs())?;
         self.out.check()
     }
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
         match signal {
             Signal::EndOfInput => self.transform.end_of_input(&mut self.out)?,
             Signal::Close => self.transform.close()?,
+            Signal::Split(_) => return Ok(()),
             _ => {}
         }
+        signal_sides(self.transform.side_outputs(), signal)?;
         self.out.signal(signal)
     }
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(poll_sides(self.transform.side_outputs(), cx))?;
         self.out.poll_ready(cx)
     }
+    fn next_timer(&mut self) -> Option<i64> {
+        next_timer(self.transform.side_outputs(), None, &mut self.out)
+    }
+}
+
+pub(super) fn check_sides(sides: Vec<&mut dyn AnySideOutput>) -> Result<()> {
+    sides.into_iter().try_for_each(|s| s.check())
+}
+
+pub(super) fn signal_sides(sides: Vec<&mut dyn AnySideOutput>, signal: &mut Signal<'_>) -> Result<()> {
+    sides.into_iter().try_for_each(|s| s.signal(signal))
+}
+
+pub(super) fn poll_sides(sides: Vec<&mut dyn AnySideOutput>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    for side in sides {
+        ready!(side.poll_ready(cx))?;
+    }
+    Poll::Ready(Ok(()))
+}
+
+/// The earliest timer of an operator and of what lies behind its outputs.
+pub(super) fn next_timer<T: Data>(
+    sides: Vec<&mut dyn AnySideOutput>,
+    own: Option<i64>,
+    out: &mut Output<T>,
+) -> Option<i64> {
+    let sides = sides.into_iter().filter_map(|s| s.next_timer());
+    sides.chain(own).chain(out.next_timer()).min()
+}
+
+/// Connects the side outputs with their consumers, in the order in which the node lists them.
+pub(super) fn connect_sides(sides: Vec<&mut dyn AnySideOutput>, next: &mut Consumers) -> Result<()> {
+    (1..).zip(sides).try_for_each(|(i, side)| side.connect(next.take(i)))
 }
 
 /// Makes a transform for each subtask.
@@ -76,8 +118,10 @@ impl<T: Data, U: Data, X: Transform<T, U>, M> NodeFactory for TransformFactory<T
 where
     M: Fn(&BuildContext<'_>) -> Result<X> + Send + Sync,
 {
-    fn stage(&self, cx: &BuildContext<'_>, next: Vec<AnyStage>) -> Result<AnyStage> {
-        let stage = TransformStage::<T, U, X> { transform: (self.make)(cx)?, out: output(next)?, input: PhantomData };
+    fn stage(&self, cx: &BuildContext<'_>, mut next: Consumers) -> Result<AnyStage> {
+        let mut transform = (self.make)(cx)?;
+        connect_sides(transform.side_outputs(), &mut next)?;
+        let stage = TransformStage::<T, U, X> { transform, out: output(next.main())?, input: PhantomData };
         Ok(AnyStage::new::<T>(Box::new(stage)))
     }
 }
@@ -126,8 +170,13 @@ impl<T: Data, F: FnMut(&T) -> bool + Send + 'static> Transform<T, T> for Filter<
 pub(super) struct FlatMap<F>(pub F);
 impl<T: Data, U: Data, F: FnMut(T, &mut Output<U>) + Send + 'static> Transform<T, U> for FlatMap<F> {
     fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<U>) -> Result<()> {
-        for r in batch.records.drain(..) {
-            (self.0)(r, out);
+        if batch.timestamps.is_empty() {
+            batch.records.drain(..).for_each(|r| (self.0)(r, out));
+        } else {
+            for (r, &t) in batch.records.drain(..).zip(&batch.timestamps) {
+                out.set_timestamp(t);
+                (self.0)(r, out);
+            }
         }
         Ok(())
     }
@@ -144,7 +193,16 @@ impl<T: Data, F: FnMut(&T) + Send + 'static> Transform<T, T> for Inspect<F> {
 pub(super) struct Process<P>(pub P);
 impl<P: ProcessFunction> Transform<P::In, P::Out> for Process<P> {
     fn run(&mut self, batch: &mut Batch<P::In>, out: &mut Output<P::Out>) -> Result<()> {
-        batch.records.drain(..).try_for_each(|r| self.0.process(r, out))
+        if batch.timestamps.is_empty() {
+            return batch.records.drain(..).try_for_each(|r| self.0.process(r, out));
+        }
+        batch.records.drain(..).zip(&batch.timestamps).try_for_each(|(r, &t)| {
+            out.set_timestamp(t);
+            self.0.process(r, out)
+        })
+    }
+    fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        self.0.side_outputs()
     }
     fn end_of_input(&mut self, out: &mut Output<P::Out>) -> Result<()> {
         self.0.end_of_input(out)
@@ -168,10 +226,10 @@ impl<T: Data, S: KeySelector<T>> Transform<T, T> for KeyBy<S> {
 pub(super) struct SourceFactory<S>(pub S);
 
 impl<S: Source> NodeFactory for SourceFactory<S> {
-    fn stage(&self, cx: &BuildContext<'_>, _next: Vec<AnyStage>) -> Result<AnyStage> {
+    fn stage(&self, cx: &BuildContext<'_>, _next: Consumers) -> Result<AnyStage> {
         Err(Error::internal(format!("{} is a source", cx.operator)))
     }
-    fn source(&self, cx: &BuildContext<'_>, next: Vec<AnyStage>) -> Result<Box<dyn TaskBody>> {
+    fn source(&self, cx: &BuildContext<'_>, next: Consumers) -> Result<Box<dyn TaskBody>> {
         let source_cx = SourceContext {
             operator: cx.operator.to_owned(),
             subtask: cx.subtask,
@@ -181,7 +239,7 @@ impl<S: Source> NodeFactory for SourceFactory<S> {
         };
         let splits = list(cx, SPLITS);
         let reader = self.0.reader(&source_cx, splits)?;
-        Ok(Box::new(SourceTask { operator: cx.operator.to_owned(), reader, out: output(next)? }))
+        Ok(Box::new(SourceTask { operator: cx.operator.to_owned(), reader, out: output(next.main())? }))
     }
     fn enumerate(&self, parallelism: u32) -> Result<Vec<Split>> {
         self.0.enumerate(parallelism)
@@ -217,7 +275,7 @@ impl<T: Data, W: SinkWriter<T>> Stage<T> for SinkStage<T, W> {
             Signal::Complete(id) => self.writer.commit(*id),
             Signal::Aborted(id) => self.writer.aborted(*id),
             Signal::Close => self.writer.close(),
-            Signal::Flush | Signal::Watermark(_) | Signal::EndOfInput => Ok(()),
+            _ => Ok(()),
         }
     }
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<()>> {
@@ -229,7 +287,7 @@ impl<T: Data, W: SinkWriter<T>> Stage<T> for SinkStage<T, W> {
 pub(super) struct SinkFactory<T, S>(pub S, pub PhantomData<fn(T)>);
 
 impl<T: Data, S: Sink<T>> NodeFactory for SinkFactory<T, S> {
-    fn stage(&self, cx: &BuildContext<'_>, _next: Vec<AnyStage>) -> Result<AnyStage> {
+    fn stage(&self, cx: &BuildContext<'_>, _next: Consumers) -> Result<AnyStage> {
         let sink_cx = SinkContext {
             operator: cx.operator.to_owned(),
             subtask: cx.subtask,

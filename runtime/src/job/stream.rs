@@ -5,13 +5,14 @@ use super::stages::{
     Filter, FlatMap, Inspect, KeyBy, Map, Process, SinkFactory, SourceFactory, Transform, TransformFactory,
     runtime_context,
 };
+use super::watermarks::{GeneratorFactory, TimestampAssigner, WatermarkFactory, WatermarkStrategy};
 use crate::connectors::sink::Sink;
 use crate::connectors::source::Source;
 use crate::data::{Data, Key};
-use crate::dataflow::Output;
 use crate::dataflow::factory::{BuildContext, NodeFactory, TypeOf};
+use crate::dataflow::{Output, OutputTag};
 use crate::error::Result;
-use crate::graph::{LogicalGraph, Node, NodeId, NodeKind, Partition};
+use crate::graph::{Input, LogicalGraph, Node, NodeKind, Partition};
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -27,16 +28,10 @@ impl Job {
     /// Adds a source. The name is its identity in snapshots: positions in the input are found again by it.
     pub fn source<S: Source>(&mut self, name: impl Into<String>, source: S) -> Stream<S::Record> {
         let node = Node {
-            name: name.into(),
             named: true,
-            kind: NodeKind::Source,
-            parallelism: None,
-            inputs: Vec::new(),
-            states: Vec::new(),
             has_lists: true,
-            factory: Arc::new(SourceFactory(source)),
-            input_type: None,
             output_type: Some(TypeOf::<S::Record>::shared()),
+            ..Node::new(name, NodeKind::Source, Arc::new(SourceFactory(source)))
         };
         Stream::of(&self.graph, node)
     }
@@ -50,8 +45,8 @@ impl Job {
 /// A stream of records. Cloning it lets several operators consume the same records.
 pub struct Stream<T> {
     pub(super) graph: Rc<RefCell<LogicalGraph>>,
-    /// The nodes whose output it is (several after a union), each with how its records travel to the next operator.
-    pub(super) inputs: Vec<(NodeId, Partition)>,
+    /// The outputs that it consists of (several after a union), each with how its records travel to the next operator.
+    pub(super) inputs: Vec<Input>,
     records: PhantomData<fn() -> T>,
 }
 
@@ -67,23 +62,17 @@ impl<T: Data> Stream<T> {
         g.nodes.push(node);
         let id = g.nodes.len() - 1;
         drop(g);
-        Self { graph: graph.clone(), inputs: vec![(id, Partition::Forward)], records: PhantomData }
+        Self { graph: graph.clone(), inputs: vec![Input::of(id, Partition::Forward)], records: PhantomData }
     }
 
     /// Adds an operator that consumes this stream.
     pub(super) fn add<U: Data>(&self, kind: &str, factory: Arc<dyn NodeFactory>) -> Stream<U> {
         let name = format!("{kind}-{}", self.graph.borrow().nodes.len());
         let node = Node {
-            name,
-            named: false,
-            kind: NodeKind::Operator,
-            parallelism: None,
             inputs: self.inputs.clone(),
-            states: Vec::new(),
-            has_lists: false,
-            factory,
             input_type: Some(TypeOf::<T>::shared()),
             output_type: Some(TypeOf::<U>::shared()),
+            ..Node::new(name, NodeKind::Operator, factory)
         };
         Stream::of(&self.graph, node)
     }
@@ -98,8 +87,8 @@ impl<T: Data> Stream<T> {
 
     /// Changes the operator that was added last.
     pub(super) fn last(&self, change: impl FnOnce(&mut Node)) {
-        if let [(id, _)] = self.inputs[..]
-            && let Some(node) = self.graph.borrow_mut().nodes.get_mut(id)
+        if let [i] = self.inputs[..]
+            && let Some(node) = self.graph.borrow_mut().nodes.get_mut(i.node)
         {
             change(node);
         }
@@ -144,11 +133,56 @@ impl<T: Data> Stream<T> {
 
     /// A function with a life cycle; `make` makes one for each subtask.
     pub fn process<P: ProcessFunction<In = T>>(&self, make: impl Fn() -> P + Send + Sync + 'static) -> Stream<P::Out> {
-        self.transform("process", move |cx| {
+        let sides = make().side_outputs().iter().map(|s| (s.name(), s.record_type())).collect();
+        let stream = self.transform("process", move |cx| {
             let mut function = make();
             function.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
             Ok(Process(function))
-        })
+        });
+        stream.last(|n| n.side_outputs = sides);
+        stream
+    }
+
+    /// Gives the stream its event time. Best directly behind the source: where that reads several splits side by side, each
+    /// then has a watermark of its own, and the least of them counts.
+    ///
+    /// Watermarks go out behind each batch, the last one (`i64::MAX`) at the end of the input. They never go back: one that
+    /// a generator lowers is ignored. After a restore event time begins anew with the first records.
+    pub fn watermarks<G: GeneratorFactory<T>, A: TimestampAssigner<T>>(
+        &self,
+        strategy: WatermarkStrategy<G, A>,
+    ) -> Self {
+        self.add("watermarks", Arc::new(WatermarkFactory { strategy, records: PhantomData::<fn(T)> }))
+    }
+
+    /// The side output with this tag of the operator that was added last.
+    pub fn side_output<U: Data>(&self, tag: OutputTag<U>) -> Stream<U> {
+        let mut graph = self.graph.borrow_mut();
+        let found = match self.inputs[..] {
+            [i] => graph.nodes[i.node].side_outputs.iter().position(|s| s.0 == tag.name()).map(|at| (i.node, at)),
+            _ => None,
+        };
+        let input = match found {
+            Some((node, at)) => {
+                let (have, want) = (graph.nodes[node].side_outputs[at].1.describe(), U::type_of().to_string());
+                if have != want {
+                    let m = format!("the side output {:?} has records of type {have}, not {want}", tag.name());
+                    graph.mistakes.push(m);
+                }
+                Input { output: at as u16 + 1, ..Input::of(node, Partition::Forward) }
+            }
+            None => {
+                let m = format!(
+                    "no side output {:?} there: ask the stream that the operator returned, and list the output in the \
+                     function's side_outputs()",
+                    tag.name()
+                );
+                graph.mistakes.push(m);
+                Input::of(self.inputs.first().map_or(0, |i| i.node), Partition::Forward)
+            }
+        };
+        drop(graph);
+        Stream { graph: self.graph.clone(), inputs: vec![input], records: PhantomData }
     }
 
     /// The records of both streams, in any order between them.
@@ -161,7 +195,7 @@ impl<T: Data> Stream<T> {
 
     fn partitioned(&self, partition: Partition) -> Self {
         let mut s = self.clone();
-        s.inputs.iter_mut().for_each(|i| i.1 = partition);
+        s.inputs.iter_mut().for_each(|i| i.partition = partition);
         s
     }
 
@@ -203,16 +237,11 @@ impl<T: Data> Stream<T> {
     /// Ends the stream in a sink. The name is its identity in snapshots: pending commits are found again by it.
     pub fn sink<S: Sink<T>>(&self, name: impl Into<String>, sink: S) {
         let node = Node {
-            name: name.into(),
             named: true,
-            kind: NodeKind::Sink,
-            parallelism: None,
             inputs: self.inputs.clone(),
-            states: Vec::new(),
             has_lists: true,
-            factory: Arc::new(SinkFactory(sink, PhantomData::<fn(T)>)),
             input_type: Some(TypeOf::<T>::shared()),
-            output_type: None,
+            ..Node::new(name, NodeKind::Sink, Arc::new(SinkFactory(sink, PhantomData::<fn(T)>)))
         };
         self.graph.borrow_mut().nodes.push(node);
     }

@@ -17,7 +17,21 @@ struct Counters {
     busy_micros: AtomicU64,
     idle_micros: AtomicU64,
     backpressured_micros: AtomicU64,
+    /// The watermark with its sign bit turned over, so that 0 is none.
+    watermark: AtomicU64,
 }
+
+impl TaskMetrics {
+    /// Event time that the subtask has reached; ms since the Unix epoch, `i64::MIN` before the first watermark.
+    pub fn watermark(&self) -> i64 {
+        (self.0.watermark.load(Relaxed) ^ SIGN) as i64
+    }
+    pub fn set_watermark(&self, ms: i64) {
+        self.0.watermark.store(ms as u64 ^ SIGN, Relaxed);
+    }
+}
+
+const SIGN: u64 = 1 << 63;
 
 macro_rules! counters {
     ($($name:ident $add:ident),* $(,)?) => {

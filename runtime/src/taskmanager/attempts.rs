@@ -167,6 +167,7 @@ impl Attempts {
             }
         });
         let env = Environment {
+            clock: crate::dataflow::Clock::system(),
             me,
             channels,
             data: self.data.clone(),

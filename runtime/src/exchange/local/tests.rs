@@ -40,6 +40,7 @@ fn text(e: Poll<Result<Option<Element<u64>>>>) -> String {
         Poll::Ready(Ok(None)) => "none".into(),
         Poll::Ready(Ok(Some(Element::Batch(b)))) => format!("{:?}", b.records),
         Poll::Ready(Ok(Some(Element::Watermark(w)))) => format!("watermark {w}"),
+        Poll::Ready(Ok(Some(Element::Idle(w)))) => format!("idle at {w}"),
         Poll::Ready(Ok(Some(Element::Barrier(b)))) => format!("barrier {}", b.id),
         Poll::Ready(Ok(Some(Element::EndOfInput))) => "end".into(),
     }
@@ -92,6 +93,9 @@ fn unread_watermarks_do_not_pile_up() {
     }
     let cx = &mut Context::from_waker(Waker::noop());
     assert_eq!(text(rx.poll_recv(cx)), "watermark 999");
+    tx.send(Element::Watermark(1000)).unwrap();
+    tx.send(Element::Idle(1000)).unwrap();
+    assert_eq!(text(rx.poll_recv(cx)), "idle at 1000");
     assert_eq!(text(rx.poll_recv(cx)), "pending");
 }
 

@@ -1,6 +1,7 @@
 //! The consumer's side of a channel from another process: frames as they came, decoded in the consumer's task.
 use super::lock;
 use super::outbox::Outbox;
+use super::outlet::IDLE;
 use crate::checkpoint::handles::Barrier;
 use crate::data::Data;
 use crate::dataflow::Batch;
@@ -195,9 +196,12 @@ impl<T: Data> RemoteReceiver<T> {
                 batch_codec::decode(body, &mut batch).map_err(|e| e.to_string())?;
                 Ok(Element::Batch(batch))
             }
-            Kind::Watermark => match body.try_into() {
-                Ok(bytes) => Ok(Element::Watermark(i64::from_le_bytes(bytes))),
-                Err(_) => Err(format!("{} bytes instead of 8", body.len())),
+            Kind::Watermark => match *body {
+                [a, b, c, d, e, f, g, h, ref idle @ ..] if matches!(idle, [] | [IDLE]) => {
+                    let time = i64::from_le_bytes([a, b, c, d, e, f, g, h]);
+                    Ok(if idle.is_empty() { Element::Watermark(time) } else { Element::Idle(time) })
+                }
+                _ => Err(format!("{} bytes instead of 8", body.len())),
             },
             Kind::Barrier => {
                 let barrier: Barrier = serde_json::from_slice(body).map_err(|e| e.to_string())?;

@@ -12,6 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use weir_api::ids::Attempt;
 
+/// Ninth byte of a watermark frame of an idle producer; otherwise there is none.
+pub const IDLE: u8 = 1;
+
 /// What producer and network task share. Untyped.
 pub struct Outlet {
     attempt: Attempt,
@@ -148,6 +151,12 @@ impl<T: Data> RemoteSender<T> {
             }
             Element::Watermark(time) => self.frame(Kind::Watermark, |out| {
                 out.extend_from_slice(&time.to_le_bytes());
+                Ok(())
+            }),
+            // the same kind of frame, so that one replaces the other while it waits for credit
+            Element::Idle(time) => self.frame(Kind::Watermark, |out| {
+                out.extend_from_slice(&time.to_le_bytes());
+                out.push(IDLE);
                 Ok(())
             }),
             Element::Barrier(barrier) => self.frame(Kind::Barrier, |out| {

@@ -62,6 +62,7 @@ fn text(e: Option<Element<Order>>) -> String {
         None => "none".into(),
         Some(Element::Batch(b)) => format!("batch {}", b.records[0].1),
         Some(Element::Watermark(w)) => format!("watermark {w}"),
+        Some(Element::Idle(w)) => format!("idle at {w}"),
         Some(Element::Barrier(b)) => format!("barrier {} of attempt {}", b.id, b.attempt),
         Some(Element::EndOfInput) => "end".into(),
     }
@@ -96,6 +97,7 @@ async fn elements_cross_in_order_with_their_columns_then_none() {
         Element::Watermark(-5),
         barrier(7, 1),
         batch(3),
+        Element::Idle(-5),
         Element::EndOfInput,
         barrier(8, 1),
     ] {
@@ -104,7 +106,8 @@ async fn elements_cross_in_order_with_their_columns_then_none() {
     drop(tx);
     let Some(Element::Batch(got)) = recv(&mut rx).await.unwrap() else { panic!() };
     assert_eq!((&got.records, &got.hashes, &got.timestamps), (&sent.records, &sent.hashes, &sent.timestamps));
-    for want in ["watermark -5", "barrier 7 of attempt 1", "batch 3", "end", "barrier 8 of attempt 1", "none", "none"] {
+    let rest = ["watermark -5", "barrier 7 of attempt 1", "batch 3", "idle at -5", "end", "barrier 8 of attempt 1"];
+    for want in rest.into_iter().chain(["none", "none"]) {
         assert_eq!(text(recv(&mut rx).await.unwrap()), want);
     }
 }

@@ -2,36 +2,30 @@ use super::*;
 use crate::checkpoint::handles::{Barrier, SnapshotKind, TaskSnapshot};
 use crate::checkpoint::log::{Nonce, SnapshotRef};
 use crate::control::Hello;
-use crate::dataflow::factory::{AnyStage, BuildContext, NodeFactory};
+use crate::dataflow::factory::{AnyStage, BuildContext, Consumers, NodeFactory};
 use crate::dataflow::task::{TaskCommand, TaskEvent};
-use crate::graph::{Node, NodeKind, Partition};
+use crate::graph::{Input, Node, NodeKind, Partition};
 use crate::jobmanager::io::Published;
 use weir_api::ids::{CheckpointId, Deployment, JobName};
 use weir_api::rest::{JobManagerPhase, OperationState, RescaleRequest, SavepointRequest, StartRequest, StopRequest};
 
 struct NoFactory;
 impl NodeFactory for NoFactory {
-    fn stage(&self, _: &BuildContext<'_>, _: Vec<AnyStage>) -> crate::error::Result<AnyStage> {
+    fn stage(&self, _: &BuildContext<'_>, _: Consumers) -> crate::error::Result<AnyStage> {
         Err(Error::internal("not run"))
     }
 }
 
 fn graph() -> LogicalGraph {
     let node = |name: &str, kind, inputs| Node {
-        name: name.into(),
         named: true,
-        kind,
-        parallelism: None,
-        inputs,
-        states: Vec::new(),
         has_lists: true,
-        factory: Arc::new(NoFactory),
-        input_type: None,
-        output_type: None,
+        inputs,
+        ..Node::new(name, kind, Arc::new(NoFactory))
     };
-    LogicalGraph {
-        nodes: vec![node("source", NodeKind::Source, vec![]), node("sink", NodeKind::Sink, vec![(0, Partition::Hash)])],
-    }
+    let hash = Input::of(0, Partition::Hash);
+    let nodes = vec![node("source", NodeKind::Source, vec![]), node("sink", NodeKind::Sink, vec![hash])];
+    LogicalGraph { nodes, ..LogicalGraph::default() }
 }
 
 const A: ConnectionId = ConnectionId(1);

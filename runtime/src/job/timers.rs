@@ -1,0 +1,274 @@
+//! Timers of a keyed function: one per key, namespace and time; part of its keyed state, fired in the order of time.
+use crate::checkpoint::handles::StateDescriptor;
+use crate::data::{Data, Key, hash_combine};
+use crate::dataflow::Clock;
+use crate::state::frozen::{EntryError, RawEntry, RestoreTarget};
+use crate::state::snapshot::FrozenTable;
+use crate::state::{KeyMap, KeyRef, KeyedTable, MapState};
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+/// Which time a timer waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TimeDomain {
+    /// The watermark.
+    Event,
+    /// The clock of the machine.
+    Processing,
+}
+
+/// A timer that fires.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timer<N = ()> {
+    pub domain: TimeDomain,
+    /// The time that it was registered for; ms since the Unix epoch.
+    pub timestamp: i64,
+    pub namespace: N,
+}
+
+/// The timers of a function, a field of it: one of its `states`, and what its `timers` returns.
+///
+/// A timer is registered for the key of the record (or timer) being processed; registering it twice is the same as once. An
+/// event-time timer fires when the watermark reaches its time; one that lies in the past already, with the next watermark.
+/// A processing-time timer fires when the clock reaches its time; one in the past, at once. Timers registered while others
+/// fire are fired in the same go if they are due, with one exception: at the end of the input (watermark `i64::MAX`) only
+/// those fire that were registered before it, and later ones are dropped, so a timer that renews itself comes to an end.
+pub struct Timers<K, N = ()> {
+    /// Per key: domain, time, namespace. What snapshots hold, and what decides whether a timer is still there.
+    table: MapState<K, (bool, i64, N), ()>,
+    event: Queue<K, N>,
+    processing: Queue<K, N>,
+    watermark: i64,
+    /// Set while the end of the input fires what was registered before it.
+    last_of_all: Option<u64>,
+    clock: Clock,
+}
+
+/// Entries by time. An entry whose timer was deleted stays until its time comes, or until they are many.
+struct Queue<K, N> {
+    heap: BinaryHeap<Entry<K, N>>,
+    /// Timers in the table; the others in the heap are stale.
+    live: usize,
+    /// Counts registrations: timers of the same time fire in their order.
+    sequence: u64,
+}
+
+struct Entry<K, N> {
+    timestamp: i64,
+    sequence: u64,
+    hash: u64,
+    key: K,
+    namespace: N,
+}
+
+impl<K, N> Entry<K, N> {
+    fn rank(&self) -> (i64, u64) {
+        (self.timestamp, self.sequence)
+    }
+}
+impl<K, N> PartialEq for Entry<K, N> {
+    fn eq(&self, other: &Self) -> bool {
+        self.rank() == other.rank()
+    }
+}
+impl<K, N> Eq for Entry<K, N> {}
+impl<K, N> PartialOrd for Entry<K, N> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl<K, N> Ord for Entry<K, N> {
+    /// The earliest is the greatest: the heap gives out the greatest.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.rank().cmp(&self.rank())
+    }
+}
+
+/// Stale entries that a heap may hold beside as many as there are timers.
+const STALE: usize = 1024;
+
+impl<K: Key, N: Key> Queue<K, N> {
+    fn new() -> Self {
+        Self { heap: BinaryHeap::new(), live: 0, sequence: 0 }
+    }
+
+    fn push(&mut self, hash: u64, key: K, timestamp: i64, namespace: N) {
+        self.live += 1;
+        self.sequence += 1;
+        self.heap.push(Entry { timestamp, sequence: self.sequence, hash, key, namespace });
+    }
+
+    /// Throws stale entries out when they are many.
+    fn tidy(&mut self, table: &MapState<K, (bool, i64, N), ()>, processing: bool) {
+        if self.heap.len() <= 2 * self.live + STALE {
+            return;
+        }
+        let mut all = std::mem::take(&mut self.heap).into_vec();
+        all.retain(|e| is_there(table, processing, e));
+        // a timer that was deleted and registered again is there twice; the first registration gives its place
+        let of = |e: &Entry<K, N>| (e.timestamp, hash_combine(e.hash, e.namespace.key_hash()));
+        all.sort_unstable_by_key(|e| (of(e), e.sequence));
+        all.dedup_by(|a, b| of(a) == of(b) && a.key == b.key && a.namespace == b.namespace);
+        self.heap = all.into();
+    }
+}
+
+fn is_there<K: Key, N: Key>(table: &MapState<K, (bool, i64, N), ()>, processing: bool, e: &Entry<K, N>) -> bool {
+    let key = KeyRef { hash: e.hash, key: &e.key };
+    table.get(&key, &(processing, e.timestamp, e.namespace.clone())).is_some()
+}
+
+/// A timer that is due, with its key.
+pub struct Due<K, N> {
+    pub hash: u64,
+    pub key: K,
+    pub timer: Timer<N>,
+}
+
+impl<K: Key, N: Key> Timers<K, N> {
+    /// The name is that of a state: unique within the function.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            table: MapState::new(name),
+            event: Queue::new(),
+            processing: Queue::new(),
+            watermark: i64::MIN,
+            last_of_all: None,
+            clock: Clock::system(),
+        }
+    }
+
+    /// Event time so far (ms since the Unix epoch); `i64::MIN` before the first watermark, also after a restore.
+    pub fn watermark(&self) -> i64 {
+        self.watermark
+    }
+
+    /// Processing time, ms since the Unix epoch. Reads the clock.
+    pub fn processing_time(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// Registers a timer of this namespace. False if it was there already.
+    pub fn register(&mut self, key: &KeyRef<'_, K>, domain: TimeDomain, timestamp: i64, namespace: N) -> bool {
+        let processing = domain == TimeDomain::Processing;
+        if self.table.put(key, (processing, timestamp, namespace.clone()), ()).is_some() {
+            return false;
+        }
+        let queue = if processing { &mut self.processing } else { &mut self.event };
+        queue.push(key.hash, key.key.clone(), timestamp, namespace);
+        queue.tidy(&self.table, processing);
+        true
+    }
+
+    /// Deletes a timer of this namespace. False if there is none.
+    pub fn delete(&mut self, key: &KeyRef<'_, K>, domain: TimeDomain, timestamp: i64, namespace: N) -> bool {
+        let processing = domain == TimeDomain::Processing;
+        let removed = self.table.remove(key, &(processing, timestamp, namespace)).is_some();
+        let queue = if processing { &mut self.processing } else { &mut self.event };
+        queue.live -= usize::from(removed);
+        removed
+    }
+
+    /// Sets the clock, where it is not the system's.
+    pub(crate) fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
+    /// Event time has come so far: [`Self::pop_event`] gives what is due then.
+    pub(crate) fn advance(&mut self, watermark: i64) {
+        self.watermark = self.watermark.max(watermark);
+        self.last_of_all = (watermark == i64::MAX).then_some(self.event.sequence);
+    }
+
+    /// Takes the earliest event-time timer that is due.
+    pub(crate) fn pop_event(&mut self) -> Option<Due<K, N>> {
+        loop {
+            let due = Self::pop(&mut self.event, &mut self.table, false, self.watermark)?;
+            if self.last_of_all.is_none_or(|last| due.0 <= last) {
+                return Some(due.1);
+            }
+        }
+    }
+
+    /// Takes the earliest processing-time timer that is due at `now` (ms since the Unix epoch).
+    pub(crate) fn pop_processing(&mut self, now: i64) -> Option<Due<K, N>> {
+        Self::pop(&mut self.processing, &mut self.table, true, now).map(|due| due.1)
+    }
+
+    /// The time of the earliest processing-time timer. It may have been deleted.
+    pub(crate) fn next_processing_time(&self) -> Option<i64> {
+        self.processing.heap.peek().map(|e| e.timestamp)
+    }
+
+    fn pop(
+        queue: &mut Queue<K, N>,
+        table: &mut MapState<K, (bool, i64, N), ()>,
+        processing: bool,
+        until: i64,
+    ) -> Option<(u64, Due<K, N>)> {
+        while queue.heap.peek()?.timestamp <= until {
+            let e = queue.heap.pop()?;
+            let key = KeyRef { hash: e.hash, key: &e.key };
+            if table.remove(&key, &(processing, e.timestamp, e.namespace.clone())).is_some() {
+                queue.live -= 1;
+                let domain = if processing { TimeDomain::Processing } else { TimeDomain::Event };
+                let timer = Timer { domain, timestamp: e.timestamp, namespace: e.namespace };
+                return Some((e.sequence, Due { hash: e.hash, key: e.key, timer }));
+            }
+        }
+        None
+    }
+}
+
+impl<K: Key> Timers<K> {
+    /// Registers an event-time timer; ms since the Unix epoch. False if it was there already.
+    pub fn register_event_time(&mut self, key: &KeyRef<'_, K>, timestamp: i64) -> bool {
+        self.register(key, TimeDomain::Event, timestamp, ())
+    }
+    /// Deletes an event-time timer. False if there is none.
+    pub fn delete_event_time(&mut self, key: &KeyRef<'_, K>, timestamp: i64) -> bool {
+        self.delete(key, TimeDomain::Event, timestamp, ())
+    }
+    /// Registers a processing-time timer; ms since the Unix epoch. False if it was there already.
+    pub fn register_processing_time(&mut self, key: &KeyRef<'_, K>, timestamp: i64) -> bool {
+        self.register(key, TimeDomain::Processing, timestamp, ())
+    }
+    /// Deletes a processing-time timer. False if there is none.
+    pub fn delete_processing_time(&mut self, key: &KeyRef<'_, K>, timestamp: i64) -> bool {
+        self.delete(key, TimeDomain::Processing, timestamp, ())
+    }
+}
+
+impl<K: Key, N: Key> KeyedTable<K> for Timers<K, N> {
+    fn descriptor(&self) -> &StateDescriptor {
+        self.table.descriptor()
+    }
+    fn freeze(&mut self) -> Box<dyn FrozenTable> {
+        self.table.freeze()
+    }
+    fn restore(&mut self, target: &RestoreTarget<'_>, entry: RawEntry<'_>) -> Result<bool, EntryError> {
+        let taken = self.table.restore(target, entry)?;
+        if taken {
+            // the table has no order; decoding an entry twice happens at a restore only
+            let key = K::decode(&mut &*entry.key).map_err(EntryError::Key)?;
+            let timers = KeyMap::<(bool, i64, N), ()>::decode(&mut &*entry.value).map_err(EntryError::Value)?;
+            let hash = key.key_hash();
+            for ((processing, timestamp, namespace), ()) in timers.iter() {
+                let queue = if *processing { &mut self.processing } else { &mut self.event };
+                queue.push(hash, key.clone(), *timestamp, namespace.clone());
+            }
+        }
+        Ok(taken)
+    }
+    fn len(&self) -> usize {
+        self.table.len()
+    }
+    fn clear_all(&mut self) {
+        self.table.clear_all();
+        self.event = Queue::new();
+        self.processing = Queue::new();
+    }
+}
+
+#[cfg(test)]
+mod tests;

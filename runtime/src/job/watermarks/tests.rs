@@ -1,0 +1,189 @@
+//! The stage that assigns event time: what comes out behind which batch.
+use super::*;
+use crate::graph::key_group_range;
+use crate::job::alignment::AlignmentGroups;
+use std::sync::{Arc, Mutex};
+
+/// What the stage hands on, as text.
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Stage<i64> for Log {
+    fn process(&mut self, batch: &mut Batch<i64>) -> Result<()> {
+        assert_eq!(batch.timestamps, batch.records);
+        self.0.lock().unwrap().push(format!("{:?}", batch.records));
+        batch.clear();
+        Ok(())
+    }
+    fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
+        let text = match signal {
+            Signal::Watermark(i64::MAX) => "end".into(),
+            Signal::Watermark(w) => format!("w{w}"),
+            Signal::Idle(w) => format!("idle {w}"),
+            _ => return Ok(()),
+        };
+        self.0.lock().unwrap().push(text);
+        Ok(())
+    }
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+struct Test<S> {
+    stage: S,
+    log: Arc<Mutex<Vec<String>>>,
+    clock: Clock,
+}
+
+fn start<G: GeneratorFactory<i64>, A: TimestampAssigner<i64>>(
+    strategy: WatermarkStrategy<G, A>,
+    alignment: &AlignmentGroups,
+) -> Test<WatermarkStage<i64, G, A>> {
+    let (log, clock) = (Arc::default(), Clock::manual(1000));
+    let cx = BuildContext {
+        operator: "times",
+        subtask: 0,
+        parallelism: 1,
+        max_parallelism: 128,
+        key_groups: key_group_range(0, 1, 128),
+        attempt: 1,
+        metrics: TaskMetrics::default(),
+        clock: clock.clone(),
+        alignment: alignment.clone(),
+        restore: None,
+        files: &[],
+    };
+    let out = Output::new(vec![Box::new(Log(Arc::clone(&log))) as Box<dyn Stage<i64>>]);
+    Test { stage: WatermarkStage::new(strategy, &cx, out), log, clock }
+}
+
+impl<S: Stage<i64>> Test<S> {
+    fn batch(&mut self, records: &[i64]) -> Vec<String> {
+        self.stage.process(&mut Batch { records: records.to_vec(), ..Batch::default() }).unwrap();
+        self.take()
+    }
+    fn signal(&mut self, mut signal: Signal<'_>) -> Vec<String> {
+        self.stage.signal(&mut signal).unwrap();
+        self.take()
+    }
+    /// Lets time go to the next timer.
+    fn tick(&mut self) -> Vec<String> {
+        let at = self.stage.next_timer().unwrap();
+        self.clock.set(at);
+        self.signal(Signal::ProcessingTime(at))
+    }
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.log.lock().unwrap())
+    }
+}
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn bounded(n: u64) -> WatermarkStrategy<BoundedOutOfOrderness, FromRecord<fn(&i64) -> i64>> {
+    WatermarkStrategy::bounded_out_of_orderness(ms(n)).timestamps((|r| *r) as fn(&i64) -> i64)
+}
+
+#[test]
+fn a_watermark_follows_each_batch_that_advances_it_and_never_goes_back() {
+    let mut t = start(bounded(10), &AlignmentGroups::default());
+    assert_eq!(t.batch(&[100, 95]), ["[100, 95]", "w89"]);
+    assert_eq!(t.batch(&[20]), ["[20]"], "a late record changes nothing");
+    assert_eq!(t.batch(&[130]), ["[130]", "w119"]);
+    assert!(t.signal(Signal::Watermark(500)).is_empty(), "event time begins here");
+    assert_eq!(t.signal(Signal::Watermark(i64::MAX)), ["end"]);
+}
+
+#[test]
+fn timestamps_at_the_ends_of_time_do_not_wrap_around() {
+    let mut t = start(bounded(10), &AlignmentGroups::default());
+    assert_eq!(t.batch(&[i64::MIN]), [format!("[{}]", i64::MIN)]);
+    assert_eq!(t.batch(&[i64::MIN + 5]), [format!("[{}]", i64::MIN + 5)]);
+}
+
+#[test]
+fn a_generator_that_goes_back_is_not_followed() {
+    #[derive(Default)]
+    struct Last(i64);
+    impl WatermarkGenerator<i64> for Last {
+        fn on_event(&mut self, _: &i64, timestamp: i64) {
+            self.0 = timestamp;
+        }
+        fn watermark(&self) -> i64 {
+            self.0
+        }
+    }
+    let strategy = WatermarkStrategy::custom(Last::default).timestamps(|r: &i64| *r);
+    let mut t = start(strategy, &AlignmentGroups::default());
+    assert_eq!(t.batch(&[100]), ["[100]", "w100"]);
+    assert_eq!(t.batch(&[50]), ["[50]"]);
+    assert_eq!(t.batch(&[101]), ["[101]", "w101"]);
+}
+
+#[test]
+fn the_slowest_split_counts_until_it_ends() {
+    let mut t = start(bounded(0), &AlignmentGroups::default());
+    t.signal(Signal::Split(Split::Added(0)));
+    t.signal(Signal::Split(Split::Added(1)));
+    t.signal(Signal::Split(Split::Reading(0)));
+    assert_eq!(t.batch(&[100]), ["[100]"]);
+    t.signal(Signal::Split(Split::Reading(1)));
+    assert_eq!(t.batch(&[50]), ["[50]", "w49"]);
+    assert_eq!(t.signal(Signal::Split(Split::Ended(1))), ["w99"]);
+    t.signal(Signal::Split(Split::Reading(0)));
+    assert_eq!(t.batch(&[120]), ["[120]", "w119"]);
+    assert!(t.signal(Signal::Split(Split::Ended(0))).is_empty());
+}
+
+#[test]
+fn an_idle_split_holds_nothing_back_and_an_idle_stream_says_so() {
+    let mut t = start(bounded(0).idleness(ms(100)), &AlignmentGroups::default());
+    for id in [0, 1] {
+        t.signal(Signal::Split(Split::Added(id)));
+    }
+    assert!(t.tick().is_empty());
+    t.signal(Signal::Split(Split::Reading(0)));
+    assert_eq!(t.batch(&[100]), ["[100]"]);
+    assert_eq!(t.tick(), ["w99"], "split 1 has been quiet for 100 ms");
+    assert_eq!(t.clock.now_ms(), 1100);
+    assert_eq!(t.tick(), ["idle 99"]);
+    assert!(t.tick().is_empty(), "said once");
+    // active again, at the same time: others must know
+    assert_eq!(t.batch(&[100]), ["[100]", "w99"]);
+    t.signal(Signal::Watermark(i64::MAX));
+    assert_eq!(t.stage.next_timer(), None, "nothing is idle after the end");
+}
+
+#[test]
+fn a_subtask_that_never_gets_a_record_becomes_idle() {
+    let mut t = start(bounded(0).idleness(ms(100)), &AlignmentGroups::default());
+    assert!(t.tick().is_empty());
+    assert_eq!(t.tick(), [format!("idle {}", i64::MIN)]);
+    assert_eq!(t.batch(&[7]), ["[7]", "w6"]);
+}
+
+#[test]
+fn a_stream_ahead_of_its_group_pauses() {
+    let groups = AlignmentGroups::default();
+    let cx = &mut Context::from_waker(std::task::Waker::noop());
+    let [mut a, mut b] = [0, 1].map(|_| start(bounded(0).alignment("g", ms(50)), &groups));
+    a.batch(&[100]);
+    assert!(a.stage.poll_ready(cx).is_pending() && b.stage.poll_ready(cx).is_ready());
+    b.batch(&[60]);
+    assert!(a.stage.poll_ready(cx).is_ready());
+    a.batch(&[200]);
+    assert!(a.stage.poll_ready(cx).is_pending());
+    b.signal(Signal::Watermark(i64::MAX));
+    assert!(a.stage.poll_ready(cx).is_ready());
+}
+
+#[test]
+fn records_without_timestamps_are_a_clear_error() {
+    let mut t = start(WatermarkStrategy::monotonous(), &AlignmentGroups::default());
+    let e = t.stage.process(&mut Batch { records: vec![1], ..Batch::default() }).unwrap_err();
+    assert!(e.message.contains("timestamps(") && e.to_string().contains("times"), "{e}");
+    let mut batch = Batch { records: vec![1], timestamps: vec![1], ..Batch::default() };
+    t.stage.process(&mut batch).unwrap();
+    assert_eq!(t.take(), ["[1]", "w0"]);
+}
