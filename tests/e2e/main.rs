@@ -74,7 +74,7 @@ fn main() -> ExitCode {
         nodes::node_is_cut_off_in_the_middle_of_an_upgrade,
         chart::upgrade_and_uninstall_leave_jobs_untouched,
     );
-    suite::main(beside.into_iter().chain(alone).collect(), 3)
+    suite::main(beside.into_iter().chain(alone).collect(), 5)
 }
 
 /// Held by every test while it runs; by one that runs alone, because it hits what all share, for itself.
