@@ -306,9 +306,9 @@ impl Planner<'_> {
         self.status.rescale = None;
     }
 
-    /// The generation's jobmanager holds the claim.
+    /// The generation's jobmanager holds the claim. With attempt 0 it asks for it, and may be refused.
     pub fn is_active(&self, generation: i64) -> bool {
-        self.world.status(generation).is_some_and(|s| s.phase == JobManagerPhase::Active)
+        self.world.status(generation).is_some_and(|s| s.phase == JobManagerPhase::Active && s.attempt > 0)
     }
 }
 

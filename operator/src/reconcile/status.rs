@@ -53,7 +53,7 @@ fn tell(p: &mut Planner<'_>) {
     let from = p.status.rollout.as_ref().and_then(|r| r.from).filter(|_| !p.is_active(generation));
     let Some(s) = p.world.status(generation).or_else(|| from.and_then(|g| p.world.status(g))).cloned() else { return };
     p.status.job_state = Some(s.job_state);
-    // attempt 0: its claim is under way, what it says of an attempt is of none
+    // with attempt 0 it asks for its claim: what it says of an attempt is of none
     if s.phase == JobManagerPhase::Active && s.attempt > 0 {
         let attempt = int(s.attempt);
         p.status.attempt = Some(attempt);
