@@ -4,6 +4,7 @@ pub use crate::data::{Data, Str};
 pub use crate::dataflow::{AnySideOutput, Output, OutputTag, SideOutput};
 pub use crate::error::{Error, Result};
 pub use crate::format_str;
+pub use crate::job::window::{Global, Session, Sliding, TimeWindow, Tumbling};
 pub use crate::job::{
     Job, KeyedProcessFunction, KeyedStream, ProcessFunction, RuntimeContext, Stream, Timer, Timers, WatermarkStrategy,
 };

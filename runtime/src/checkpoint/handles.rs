@@ -68,6 +68,10 @@ pub enum StateKind {
     Map,
     Reducing,
     Aggregating,
+    /// One value per pane and key. The key is `(pane, key)`; the key group is that of its second part.
+    Panes,
+    /// One value per key group. The key is the key group itself.
+    KeyGroup,
 }
 
 /// Name, kind and types of a keyed state: what compatibility is checked on.

@@ -13,6 +13,12 @@ pub struct KeyedStream<T, S> {
     pub(super) selector: S,
 }
 
+impl<T, S: Clone> Clone for KeyedStream<T, S> {
+    fn clone(&self) -> Self {
+        Self { stream: self.stream.clone(), selector: self.selector.clone() }
+    }
+}
+
 impl<T: Data, S: KeySelector<T>> KeyedStream<T, S> {
     /// Combines the records of each key into one; emits the combination after each record, as Flink's reduce does.
     ///
@@ -47,7 +53,7 @@ impl<T: Data, S: KeySelector<T>> KeyedStream<T, S> {
         self.add(name, move || super::keyed_stages::Function { selector: selector.clone(), function: make() })
     }
 
-    fn add<O: super::keyed_stages::KeyedOperator<T>>(
+    pub(super) fn add<O: super::keyed_stages::KeyedOperator<T>>(
         &self,
         name: impl Into<String>,
         make: impl Fn() -> O + Send + Sync + 'static,

@@ -7,9 +7,11 @@ mod stages;
 mod stream;
 mod timers;
 mod watermarks;
+pub mod window;
 
 pub use function::{KeySelector, KeyedProcessFunction, ProcessFunction, RuntimeContext};
 pub use keyed::KeyedStream;
 pub use stream::{Job, Stream};
 pub use timers::{Due, TimeDomain, Timer, Timers};
 pub use watermarks::{WatermarkGenerator, WatermarkStrategy};
+pub use window::{CountWindowedStream, WindowedStream};

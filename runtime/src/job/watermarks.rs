@@ -83,6 +83,8 @@ pub struct WatermarkStrategy<G, A = FromSource> {
     assigner: A,
     idleness: Option<Duration>,
     alignment: Option<(String, Duration)>,
+    /// ms
+    step: Option<i64>,
 }
 
 /// Makes the generators of a strategy.
@@ -133,7 +135,7 @@ impl<F> WatermarkStrategy<Custom<F>> {
 
 impl<G> WatermarkStrategy<G> {
     fn new(generator: G) -> Self {
-        Self { generator, assigner: FromSource, idleness: None, alignment: None }
+        Self { generator, assigner: FromSource, idleness: None, alignment: None, step: None }
     }
 }
 
@@ -143,14 +145,22 @@ impl<G, A> WatermarkStrategy<G, A> {
         self,
         f: F,
     ) -> WatermarkStrategy<G, FromRecord<F>> {
-        let Self { generator, idleness, alignment, .. } = self;
-        WatermarkStrategy { generator, assigner: FromRecord(f), idleness, alignment }
+        let Self { generator, idleness, alignment, step, .. } = self;
+        WatermarkStrategy { generator, assigner: FromRecord(f), idleness, alignment, step }
     }
     /// A subtask, or split, from which nothing comes for this long does not hold the others' event time back. Noticed after
     /// one to one and a half times the duration. Time in which the job takes no records does not count.
     #[must_use]
     pub fn idleness(mut self, timeout: Duration) -> Self {
         self.idleness = Some(timeout);
+        self
+    }
+    /// A watermark goes out not only behind each batch, but wherever it passes a multiple of `step`. What is late for windows
+    /// whose ends (with their lateness) lie on such multiples then depends on the order of the records alone, not on how they
+    /// came to lie in batches.
+    #[must_use]
+    pub fn at_multiples_of(mut self, step: Duration) -> Self {
+        self.step = Some(i64::try_from(step.as_millis()).unwrap_or(i64::MAX).max(1));
         self
     }
     /// Sources with the same group wait for each other: one whose event time is `max_drift` ahead of the slowest pauses.
@@ -191,6 +201,8 @@ pub(super) struct WatermarkStage<T, G: GeneratorFactory<T>, A> {
     /// Waiting for others of the alignment group.
     paused: bool,
     metrics: TaskMetrics,
+    /// The records up to a watermark within a batch.
+    part: Batch<T>,
     out: Output<T>,
 }
 
@@ -210,6 +222,7 @@ impl<T: Data, G: GeneratorFactory<T>, A: TimestampAssigner<T>> WatermarkStage<T,
             paused: false,
             metrics: cx.metrics.clone(),
             strategy,
+            part: Batch::default(),
             out,
         }
     }
@@ -234,6 +247,28 @@ impl<T: Data, G: GeneratorFactory<T>, A: TimestampAssigner<T>> WatermarkStage<T,
             self.set(self.last.max(least))?;
         }
         Ok(())
+    }
+
+    /// Cuts the batch where the watermark passes a multiple of `step`.
+    fn in_steps(&mut self, batch: &mut Batch<T>, step: i64) -> Result<()> {
+        let passed = |watermark: i64| watermark.saturating_add(1).div_euclid(step);
+        self.lanes[self.current].quiet = 0;
+        for (record, timestamp) in batch.records.drain(..).zip(batch.timestamps.drain(..)) {
+            let lane = &mut self.lanes[self.current];
+            lane.generator.on_event(&record, timestamp);
+            self.part.records.push(record);
+            self.part.timestamps.push(timestamp);
+            let watermark = lane.generator.watermark();
+            if passed(watermark) > passed(lane.watermark) {
+                lane.watermark = watermark;
+                self.out.forward(&mut self.part)?;
+                self.advance()?;
+            }
+        }
+        let lane = &mut self.lanes[self.current];
+        lane.watermark = lane.watermark.max(lane.generator.watermark());
+        self.out.forward(&mut self.part)?;
+        self.advance()
     }
 
     fn set(&mut self, watermark: i64) -> Result<()> {
@@ -298,6 +333,9 @@ impl<T: Data, G: GeneratorFactory<T>, A: TimestampAssigner<T>> Stage<T> for Wate
         }
         if self.lanes.is_empty() {
             self.current = self.lane(WHOLE);
+        }
+        if let Some(step) = self.strategy.step {
+            return self.in_steps(batch, step);
         }
         let lane = &mut self.lanes[self.current];
         lane.quiet = 0;

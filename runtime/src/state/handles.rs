@@ -4,9 +4,7 @@
 //! An access takes a [`KeyRef`]: the key with its hash, which travels as a column beside the batch, so that no key is
 //! hashed twice. References into a state stay valid until the next access to it.
 //!
-//! A namespace (the window that a value belongs to) will be part of the table's key: a windowed state is a table over
-//! `(K, N)` whose hash is still the hash of `K` alone, so that the windows of a key share its key group. The snapshot file
-//! has room for it in the encoded key, and `StateDescriptor` names its type.
+//! State by namespace (the panes of windows) is in [`super::panes`]: a table for each.
 use super::frozen::{EntryError, Named, RawEntry, RestoreTarget};
 use super::key_map::KeyMap;
 use super::snapshot::FrozenTable;

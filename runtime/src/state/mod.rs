@@ -3,6 +3,7 @@ pub mod file;
 pub mod frozen;
 pub mod handles;
 pub mod key_map;
+pub mod panes;
 pub mod snapshot;
 pub mod table;
 
@@ -10,3 +11,4 @@ pub use handles::{
     AggregateFunction, AggregatingState, KeyRef, KeyedTable, ListState, MapState, ReducingState, ValueState,
 };
 pub use key_map::KeyMap;
+pub use panes::{KeyGroupMark, PaneState, RestoredMarks};

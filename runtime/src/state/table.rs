@@ -274,6 +274,19 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         *self = Self::with_split_at(self.split_at);
     }
 
+    /// Removes everything and keeps the room, also that of segments which no snapshot shares.
+    pub fn empty(&mut self) {
+        for segment in &mut self.segments {
+            match segment.shared.take().map(Arc::try_unwrap) {
+                Some(Ok(table)) => segment.table = table,
+                Some(Err(shared)) => segment.table = Table::with_capacity(shared.len()),
+                None => {}
+            }
+            segment.table.clear();
+            segment.limit = segment.split_at;
+        }
+    }
+
     /// The table as it is now, shared with the live one until either lets go.
     pub fn freeze(&mut self) -> FrozenSegments<K, V> {
         let mut parts = Vec::with_capacity(self.segments.len());

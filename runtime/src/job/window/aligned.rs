@@ -1,0 +1,242 @@
+//! Tumbling and sliding windows that fire at their end for all keys alike: panes shared by windows, no timer per key.
+//!
+//! A record is added to the one pane that its time is in. The table of a pane holds one accumulator per key; a window that
+//! fires walks the tables of its panes, and a pane whose last window is done with is dropped as a whole. When windows fire
+//! follows from the time alone, so the state needs no marks: the time itself is part of the snapshot.
+use super::assigner::{Aligned, TimeWindow};
+use super::function::WindowFunction;
+use super::late::Late;
+use crate::data::Key;
+use crate::dataflow::{Batch, Output};
+use crate::job::function::KeySelector;
+use crate::state::table::SegmentedTable;
+use crate::state::{KeyRef, KeyedTable, PaneState, RestoredMarks};
+use std::ops::Range;
+
+pub(super) struct AlignedEngine<W: WindowFunction> {
+    windows: Aligned,
+    /// ms
+    lateness: i64,
+    state: PaneState<W::Key, W::Acc>,
+    /// Time has come so far, in the domain that the windows go by.
+    now: i64,
+    /// Nothing fires and no pane is dropped before this time.
+    due: i64,
+    current: Current,
+    /// How far time had come for each key group before the restore: the clocks of subtasks differ.
+    before: RestoredMarks,
+    /// Where the panes of a window are merged.
+    merged: SegmentedTable<W::Key, W::Acc>,
+}
+
+/// The pane that the record before this one went to, if there is no more to do than to add to it.
+#[derive(Default)]
+struct Current {
+    start: i64,
+    /// 0 if there is none.
+    len: u64,
+    pane: usize,
+}
+
+/// Where a record goes that is not in the current pane.
+enum Place {
+    /// Into the current pane, which is another one now.
+    Current,
+    /// Into this pane, whose windows have fired in part: those fire again for the record's key.
+    Fired(usize),
+    Late,
+    /// Between the windows.
+    Nowhere,
+}
+
+impl<W: WindowFunction> AlignedEngine<W> {
+    pub fn new(state: &str, windows: Aligned, lateness: i64) -> Self {
+        Self {
+            windows,
+            lateness,
+            state: PaneState::new(state),
+            now: i64::MIN,
+            due: i64::MAX,
+            current: Current::default(),
+            before: RestoredMarks::default(),
+            merged: SegmentedTable::default(),
+        }
+    }
+
+    pub fn state(&mut self) -> &mut dyn KeyedTable<W::Key> {
+        &mut self.state
+    }
+
+    /// The panes were restored; time had come so far.
+    pub fn restored(&mut self, marks: RestoredMarks) {
+        self.now = marks.least;
+        self.before = marks;
+        self.due = self.next_due();
+    }
+
+    /// The time before which nothing is due.
+    pub fn due(&self) -> i64 {
+        self.due
+    }
+
+    /// The window will not change any more when time has come so far.
+    fn cleanup(&self, start: i64) -> i64 {
+        self.windows.window(start).max_timestamp().saturating_add(self.lateness)
+    }
+    /// First window that has not fired.
+    fn first_unfired(&self) -> Option<i64> {
+        Some(self.windows.first_start(self.now.checked_add(1)?))
+    }
+
+    fn pane_due(&self, pane: i64) -> i64 {
+        let last = self.windows.last_start(pane);
+        let fires = self.first_unfired().map(|s| s.max(self.windows.first_start(pane))).filter(|&s| s <= last);
+        let fires = fires.map_or(i64::MAX, |s| self.windows.window(s).max_timestamp());
+        fires.min(self.cleanup(last))
+    }
+    fn next_due(&self) -> i64 {
+        self.state.namespaces().map(|p| self.pane_due(p)).min().unwrap_or(i64::MAX)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn locate(&mut self, t: i64) -> Place {
+        let w = &self.windows;
+        let (pane, last) = (w.pane_of(t), w.last_start(t));
+        if t >= last.saturating_add(w.size) {
+            return Place::Nowhere;
+        }
+        if self.cleanup(last) <= self.now {
+            return Place::Late;
+        }
+        let fired = w.window(w.first_start(t)).max_timestamp() <= self.now;
+        let at = self.state.open(pane);
+        self.due = self.due.min(self.pane_due(pane));
+        // without lateness a window that has fired is done with: its panes are there for the others only
+        if fired && self.lateness > 0 {
+            self.current = Current::default(); // indexes may have moved
+            return Place::Fired(at);
+        }
+        self.current = Current { start: pane, len: self.windows.pane as u64, pane: at };
+        Place::Current
+    }
+
+    /// Adds records with these times.
+    #[inline]
+    pub fn run<S: KeySelector<W::In, Key = W::Key>>(
+        &mut self,
+        selector: &S,
+        f: &W,
+        batch: &mut Batch<W::In>,
+        times: impl Iterator<Item = i64>,
+        out: &mut Output<W::Out>,
+        late: &mut Late<W::In>,
+    ) {
+        for ((record, &hash), t) in batch.records.drain(..).zip(&batch.hashes).zip(times) {
+            if t.wrapping_sub(self.current.start) as u64 >= self.current.len {
+                match self.locate(t) {
+                    Place::Current => {}
+                    Place::Fired(pane) => {
+                        self.add_late(selector, f, record, hash, t, pane, out);
+                        continue;
+                    }
+                    Place::Late => {
+                        late.push(record, t);
+                        continue;
+                    }
+                    Place::Nowhere => continue,
+                }
+            }
+            let (state, pane) = (&mut self.state, self.current.pane);
+            let acc = selector.with_key(&record, |key| state.upsert_with(pane, &KeyRef { hash, key }, || f.create()));
+            f.add(acc, record);
+        }
+    }
+
+    #[cold]
+    #[allow(clippy::too_many_arguments)]
+    fn add_late<S: KeySelector<W::In, Key = W::Key>>(
+        &mut self,
+        selector: &S,
+        f: &W,
+        record: W::In,
+        hash: u64,
+        t: i64,
+        pane: usize,
+        out: &mut Output<W::Out>,
+    ) {
+        let key = selector.with_key(&record, W::Key::clone);
+        let key = KeyRef { hash, key: &key };
+        f.add(self.state.upsert_with(pane, &key, || f.create()), record);
+        for start in self.windows.starts(t) {
+            let window = self.windows.window(start);
+            if window.max_timestamp() > self.now || self.cleanup(start) <= self.now {
+                continue;
+            }
+            let mut panes = self.panes(&window).filter_map(|p| self.state.get(p, &key));
+            let Some(first) = panes.next() else { continue };
+            out.set_timestamp(window.max_timestamp());
+            match panes.next() {
+                None => f.emit(key.key, &window, first, out),
+                Some(second) => {
+                    let mut acc = first.clone();
+                    f.merge(&mut acc, second.clone());
+                    panes.for_each(|other| f.merge(&mut acc, other.clone()));
+                    f.emit(key.key, &window, &acc, out);
+                }
+            }
+        }
+    }
+
+    fn panes(&self, window: &TimeWindow) -> Range<usize> {
+        self.state.lower_bound(window.start)..self.state.lower_bound(window.end)
+    }
+
+    /// Time has come so far: fires what ends, drops what is done with.
+    pub fn advance(&mut self, now: i64, f: &W, out: &mut Output<W::Out>) {
+        if now <= self.now {
+            return;
+        }
+        if now < self.due {
+            self.now = now;
+            return;
+        }
+        let mut next = self.first_unfired();
+        while let Some(start) = next {
+            // on to the first window from here on that has a pane
+            let at = self.state.lower_bound(start);
+            let Some(pane) = self.state.namespaces().nth(at) else { break };
+            let start = start.max(self.windows.first_start(pane));
+            let window = self.windows.window(start);
+            if window.max_timestamp() > now {
+                break;
+            }
+            self.fire(&window, f, out);
+            next = start.checked_add(self.windows.slide);
+        }
+        self.now = now;
+        let done = |p: &i64| self.cleanup(self.windows.last_start(*p)) <= now;
+        let n = self.state.namespaces().take_while(done).count();
+        self.state.remove_first(n);
+        self.current = Current::default();
+        self.due = self.next_due();
+    }
+
+    fn fire(&mut self, window: &TimeWindow, f: &W, out: &mut Output<W::Out>) {
+        let panes = self.panes(window);
+        out.set_timestamp(window.max_timestamp());
+        let some_fired = window.max_timestamp() <= self.before.most;
+        let fires = |key: &W::Key| !some_fired || self.before.of(key.key_hash()) < window.max_timestamp();
+        if panes.len() == 1 {
+            let entries = self.state.entries(panes.start).filter(|(key, _)| fires(key));
+            return entries.for_each(|(key, acc)| f.emit(key, window, acc, out));
+        }
+        for pane in panes {
+            for (key, acc) in self.state.entries(pane).filter(|(key, _)| fires(key)) {
+                self.merged.reduce(key.key_hash(), key, acc.clone(), |a, b| f.merge(a, b));
+            }
+        }
+        self.merged.iter().for_each(|(key, acc)| f.emit(key, window, acc, out));
+        self.merged.empty();
+    }
+}

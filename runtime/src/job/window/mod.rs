@@ -1,0 +1,46 @@
+//! Windows over keyed streams: tumbling, sliding, session, global, count.
+//!
+//! ```
+//! # use std::time::Duration;
+//! # use weir::prelude::*;
+//! # fn declare(taxis: Stream<(Str, f64)>) {
+//! taxis
+//!     .key_by(|ride| &ride.0)
+//!     .window(Tumbling::of(Duration::from_secs(3600)))
+//!     .allowed_lateness(Duration::from_secs(600))
+//!     .reduce("fares per hour", |sum, ride| sum.1 += ride.1);
+//! # }
+//! ```
+//! A window fires when the watermark reaches its last millisecond, and, within the allowed lateness, again for each record
+//! that comes later, with all that was accumulated. What comes later still goes to the side output for late records.
+//!
+//! # How it is kept
+//! State is a table per pane, not a timer per key: a record costs one look-up in one table, a window that fires walks the
+//! tables of its panes, and what is done with is dropped as a whole. Windows that slide share their panes. Triggers other
+//! than the end of the window keep a slot per key and window, with at most one timer in each time domain; sessions
+//! keep a short sorted list per key.
+//!
+//! # After a restore
+//! How far event time had come is part of the snapshot: a window that fired before does not fire again, and a record that
+//! was late before is late again.
+mod aligned;
+mod assigner;
+mod count;
+mod function;
+mod late;
+mod operator;
+mod session;
+mod slot;
+mod stream;
+mod trigger;
+mod triggered;
+
+pub use assigner::{Global, Session, Sliding, TimeDomain, TimeWindow, Tumbling, Windows};
+pub use stream::{CountWindowedStream, WindowedStream};
+pub use trigger::{
+    ContinuousEventTime, ContinuousProcessingTime, Count, DefaultTrigger, EventTime, ProcessingTime, Purging, Trigger,
+    TriggerContext, TriggerResult, TriggerTimers,
+};
+
+#[cfg(test)]
+mod tests;

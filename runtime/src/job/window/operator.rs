@@ -1,0 +1,243 @@
+//! The operator behind windowed streams: hands batches and clocks to the engine that suits windows and trigger.
+use super::aligned::AlignedEngine;
+use super::assigner::{CountSpec, TimeDomain, Windows};
+use super::count::CountEngine;
+use super::function::WindowFunction;
+use super::late::Late;
+use super::session::SessionEngine;
+use super::slot::Clocks;
+use super::trigger::Trigger;
+use super::triggered::TriggeredEngine;
+use crate::dataflow::{AnySideOutput, Batch, Clock, Output, OutputTag};
+use crate::error::{Error, ErrorCode, Result};
+use crate::graph::key_group_range;
+use crate::job::function::{KeySelector, RuntimeContext};
+use crate::job::keyed_stages::KeyedOperator;
+use crate::observe::TaskMetrics;
+use crate::state::{KeyGroupMark, KeyedTable};
+use std::iter::repeat;
+
+/// Names of the states.
+const WINDOWS: &str = "windows";
+const REACHED: &str = "reached";
+
+/// Which windows, and what is said about late records.
+pub(super) enum Spec {
+    /// With the allowed lateness in ms.
+    Time(Windows, i64),
+    Count(CountSpec),
+}
+
+enum Engine<W: WindowFunction, G: Trigger<W::In>> {
+    Aligned(AlignedEngine<W>),
+    Triggered(TriggeredEngine<W, G>),
+    Session(SessionEngine<W, G>),
+    Count(CountEngine<W>),
+}
+
+pub(super) struct WindowOperator<S, W: WindowFunction, G: Trigger<W::In>> {
+    selector: S,
+    function: W,
+    /// What the windows go by.
+    time: TimeDomain,
+    /// The windows need the records' timestamps.
+    timed: bool,
+    engine: Engine<W, G>,
+    /// How far the time that the windows go by had come at the snapshot: what had fired then follows from it. None at the
+    /// end of time: nothing is left then, and what a later job reads would all be late.
+    reached: KeyGroupMark,
+    late: Late<W::In>,
+    clock: Clock,
+    /// The windows go by the clock, or a trigger might.
+    needs_clock: bool,
+    /// Processing time: this ms and those before it are over.
+    passed: i64,
+    metrics: TaskMetrics,
+    name: String,
+}
+
+impl<S, W: WindowFunction, G: Trigger<W::In>> WindowOperator<S, W, G> {
+    pub fn new(selector: S, function: W, trigger: G, spec: &Spec, late: Option<OutputTag<W::In>>) -> Self {
+        let (time, timed, engine) = match *spec {
+            Spec::Count(count) => (TimeDomain::EventTime, false, Engine::Count(CountEngine::new(WINDOWS, count))),
+            Spec::Time(Windows::Global, lateness) => {
+                let time = TimeDomain::EventTime;
+                (time, false, Engine::Triggered(TriggeredEngine::new(WINDOWS, None, time, lateness, trigger)))
+            }
+            Spec::Time(Windows::Session { gap, time }, lateness) => {
+                (time, true, Engine::Session(SessionEngine::new(WINDOWS, gap, time, lateness, trigger)))
+            }
+            Spec::Time(Windows::Aligned(windows, time), lateness) => {
+                let engine = if trigger.at_end_of_window() == Some(time) {
+                    Engine::Aligned(AlignedEngine::new(WINDOWS, windows, lateness))
+                } else {
+                    Engine::Triggered(TriggeredEngine::new(WINDOWS, Some(windows), time, lateness, trigger))
+                };
+                (time, true, engine)
+            }
+        };
+        let needs_clock = match engine {
+            Engine::Aligned(_) => time == TimeDomain::ProcessingTime,
+            Engine::Triggered(_) | Engine::Session(_) => true,
+            Engine::Count(_) => false,
+        };
+        Self {
+            selector,
+            function,
+            time,
+            timed: timed && time == TimeDomain::EventTime,
+            engine,
+            reached: KeyGroupMark::new(REACHED),
+            late: Late::new(late),
+            clock: Clock::system(),
+            needs_clock,
+            passed: i64::MIN,
+            metrics: TaskMetrics::default(),
+            name: String::new(),
+        }
+    }
+
+    fn advance_processing(&mut self, passed: i64, out: &mut Output<W::Out>) {
+        self.passed = self.passed.max(passed);
+        if self.time == TimeDomain::ProcessingTime {
+            self.reached.set(Some(passed).filter(|&t| t < i64::MAX));
+        }
+        let f = &self.function;
+        match &mut self.engine {
+            Engine::Aligned(e) if self.time == TimeDomain::ProcessingTime => e.advance(passed, f, out),
+            Engine::Aligned(_) | Engine::Count(_) => {}
+            Engine::Triggered(e) => e.advance_processing(passed, f, out),
+            Engine::Session(e) => e.advance_processing(passed, f, out),
+        }
+    }
+}
+
+impl<S, W, G> WindowOperator<S, W, G>
+where
+    W: WindowFunction,
+    S: KeySelector<W::In, Key = W::Key>,
+    G: Trigger<W::In>,
+{
+    fn add(&mut self, batch: &mut Batch<W::In>, times: impl Iterator<Item = i64>, out: &mut Output<W::Out>) {
+        let Self { selector, function, late, .. } = self;
+        match &mut self.engine {
+            Engine::Aligned(e) => e.run(selector, function, batch, times, out, late),
+            Engine::Triggered(e) => e.run(selector, function, batch, times, out, late),
+            Engine::Session(e) => e.run(selector, function, batch, times, out, late),
+            Engine::Count(e) => e.run(selector, function, batch, times, out),
+        }
+    }
+}
+
+impl<S, W, G> KeyedOperator<W::In> for WindowOperator<S, W, G>
+where
+    W: WindowFunction,
+    S: KeySelector<W::In, Key = W::Key>,
+    G: Trigger<W::In>,
+{
+    type Key = W::Key;
+    type Out = W::Out;
+
+    fn states(&mut self) -> Vec<&mut dyn KeyedTable<W::Key>> {
+        match &mut self.engine {
+            Engine::Aligned(e) => vec![e.state(), &mut self.reached],
+            Engine::Triggered(e) => vec![e.state(), &mut self.reached],
+            Engine::Session(e) => vec![e.state(), &mut self.reached],
+            Engine::Count(e) => vec![e.state()],
+        }
+    }
+
+    fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        self.late.side_output().map(|s| s as &mut dyn AnySideOutput).into_iter().collect()
+    }
+
+    fn open(&mut self, cx: &RuntimeContext) -> Result<()> {
+        self.clock = cx.clock.clone();
+        self.metrics = cx.metrics.clone();
+        self.name.clone_from(&cx.operator);
+        let groups = key_group_range(cx.subtask, cx.parallelism, cx.max_parallelism);
+        let marks = self.reached.own(groups, cx.max_parallelism);
+        self.passed = self.clock.now_ms().saturating_sub(1);
+        let reached = marks.least;
+        let by_clock = self.time == TimeDomain::ProcessingTime;
+        let clocks = Clocks {
+            watermark: if by_clock { i64::MIN } else { reached },
+            processing: if by_clock { reached } else { self.passed },
+        };
+        match &mut self.engine {
+            Engine::Aligned(e) => e.restored(marks),
+            Engine::Triggered(e) => e.restored(clocks),
+            Engine::Session(e) => e.restored(clocks),
+            Engine::Count(_) => {}
+        }
+        if by_clock {
+            self.passed = self.passed.max(reached);
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, batch: &mut Batch<W::In>, out: &mut Output<W::Out>) -> Result<()> {
+        let timestamps = std::mem::take(&mut batch.timestamps);
+        if self.needs_clock {
+            // the clock may have been set back: time goes on from where it was
+            let passed = self.clock.now_ms().saturating_sub(1).max(self.passed);
+            self.advance_processing(passed, out);
+        }
+        if self.time == TimeDomain::ProcessingTime {
+            self.add(batch, repeat(self.passed.saturating_add(1)), out);
+        } else if timestamps.len() == batch.records.len() {
+            self.add(batch, timestamps.iter().copied(), out);
+        } else if self.timed && !batch.is_empty() {
+            return Err(Error::user(
+                ErrorCode::Graph,
+                format!(
+                    "{}: windows of event time need records with timestamps: call assign_timestamps on a stream before, or use windows of processing_time()",
+                    self.name
+                ),
+            ));
+        } else {
+            self.add(batch, repeat(i64::MIN), out);
+        }
+        batch.timestamps = timestamps;
+        self.late.count(&self.metrics);
+        Ok(())
+    }
+
+    fn on_watermark(&mut self, watermark: i64, out: &mut Output<W::Out>) -> Result<()> {
+        if self.time == TimeDomain::EventTime {
+            let reached = self.reached.get().map_or(watermark, |w| w.max(watermark));
+            self.reached.set(Some(reached).filter(|&t| t < i64::MAX));
+        }
+        let f = &self.function;
+        match &mut self.engine {
+            Engine::Aligned(e) if self.time == TimeDomain::EventTime => e.advance(watermark, f, out),
+            Engine::Aligned(_) | Engine::Count(_) => {}
+            Engine::Triggered(e) => e.advance_watermark(watermark, f, out),
+            Engine::Session(e) => e.advance_watermark(watermark, f, out),
+        }
+        Ok(())
+    }
+
+    fn next_processing_time(&mut self) -> Option<i64> {
+        let due = match &self.engine {
+            Engine::Aligned(e) if self.time == TimeDomain::ProcessingTime => Some(e.due()).filter(|&t| t < i64::MAX),
+            Engine::Aligned(_) | Engine::Count(_) => None,
+            Engine::Triggered(e) => e.processing_due(),
+            Engine::Session(e) => e.processing_due(),
+        };
+        due.map(|t| t.saturating_add(1))
+    }
+
+    fn on_processing_time(&mut self, now: i64, out: &mut Output<W::Out>) -> Result<()> {
+        self.advance_processing(now.saturating_sub(1), out);
+        Ok(())
+    }
+
+    /// Windows of processing time fire as they are: nobody waits for the clock when nothing more can come.
+    fn end_of_input(&mut self, out: &mut Output<W::Out>) -> Result<()> {
+        if self.time == TimeDomain::ProcessingTime {
+            self.advance_processing(i64::MAX, out);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,303 @@
+//! Session windows: per key a short list of sessions, merged as records bridge their gaps.
+//!
+//! A session's end moves with every record, so nothing is scheduled per record: a key is looked at when the first of its
+//! sessions could be due, and scheduled anew if that has moved.
+use super::assigner::{TimeDomain, TimeWindow};
+use super::function::WindowFunction;
+use super::late::Late;
+use super::slot::{Clocks, Rules, Schedule, Slot};
+use super::trigger::{Trigger, TriggerResult};
+use crate::data::{Data, DecodeError, Type};
+use crate::dataflow::{Batch, Output};
+use crate::job::function::KeySelector;
+use crate::state::{KeyRef, KeyedTable, PaneState};
+use std::ops::Range;
+
+/// All sessions lie in one pane.
+const ALL: i64 = 0;
+
+/// Which of the sorted, separate windows the new one touches, and the window that covers all of these.
+pub(super) fn merge<'a>(sorted: impl Iterator<Item = &'a TimeWindow>, new: TimeWindow) -> (Range<usize>, TimeWindow) {
+    let (mut range, mut covering) = (0..0, new);
+    for (i, w) in sorted.enumerate() {
+        if w.end < new.start {
+            range = i + 1..i + 1;
+        } else if w.touches(&new) {
+            range.end = i + 1;
+            covering = covering.cover(w);
+        } else {
+            break;
+        }
+    }
+    (range, covering)
+}
+
+#[derive(Debug, Clone)]
+struct OneSession<A, S> {
+    window: TimeWindow,
+    slot: Slot<A, S>,
+}
+
+/// The sessions of a key, in order and apart.
+#[derive(Debug, Clone)]
+struct Sessions<A, S> {
+    list: Vec<OneSession<A, S>>,
+    /// When the schedules have the key; not part of snapshots.
+    event_due: i64,
+    processing_due: i64,
+}
+
+impl<A, S> Default for Sessions<A, S> {
+    fn default() -> Self {
+        Self { list: Vec::new(), event_due: i64::MAX, processing_due: i64::MAX }
+    }
+}
+
+impl<A: Data, S: Data> Data for Sessions<A, S> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.list.encode(out);
+    }
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(Self { list: Data::decode(input)?, ..Self::default() })
+    }
+    fn type_of() -> Type {
+        Vec::<OneSession<A, S>>::type_of()
+    }
+}
+
+impl<A: Data, S: Data> Data for OneSession<A, S> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.window.encode(out);
+        self.slot.encode(out);
+    }
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(Self { window: Data::decode(input)?, slot: Data::decode(input)? })
+    }
+    fn type_of() -> Type {
+        <(TimeWindow, Slot<A, S>)>::type_of()
+    }
+}
+
+struct At<K> {
+    hash: u64,
+    key: K,
+}
+
+pub(super) struct SessionEngine<W: WindowFunction, G: Trigger<W::In>> {
+    /// ms
+    gap: i64,
+    time: TimeDomain,
+    /// ms
+    lateness: i64,
+    trigger: G,
+    state: PaneState<W::Key, Sessions<W::Acc, G::State>>,
+    /// Index of the one pane.
+    pane: usize,
+    clocks: Clocks,
+    event: Schedule<At<W::Key>>,
+    processing: Schedule<At<W::Key>>,
+}
+
+impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
+    pub fn new(state: &str, gap: i64, time: TimeDomain, lateness: i64, trigger: G) -> Self {
+        let mut state = PaneState::new(state);
+        let pane = state.open(ALL);
+        Self {
+            gap,
+            time,
+            lateness,
+            trigger,
+            state,
+            pane,
+            clocks: Clocks::START,
+            event: Schedule::default(),
+            processing: Schedule::default(),
+        }
+    }
+
+    pub fn state(&mut self) -> &mut dyn KeyedTable<W::Key> {
+        &mut self.state
+    }
+
+    /// The sessions were restored; the clocks had come so far.
+    pub fn restored(&mut self, clocks: Clocks) {
+        self.clocks = clocks;
+        self.pane = self.state.open(ALL);
+        let keys: Vec<W::Key> = self.state.entries(self.pane).map(|e| e.0.clone()).collect();
+        for key in keys {
+            self.schedule(&KeyRef::of(&key));
+        }
+    }
+
+    fn cleanup(&self, window: TimeWindow) -> i64 {
+        window.max_timestamp().saturating_add(self.lateness)
+    }
+    fn now(&self) -> i64 {
+        match self.time {
+            TimeDomain::EventTime => self.clocks.watermark,
+            TimeDomain::ProcessingTime => self.clocks.processing,
+        }
+    }
+
+    /// Puts the key into the schedules if it must be looked at before they say so.
+    fn schedule(&mut self, key: &KeyRef<'_, W::Key>) {
+        let (time, lateness) = (self.time, self.lateness);
+        let Some(sessions) = self.state.get_mut(self.pane, key) else { return };
+        let (mut event, mut processing) = (i64::MAX, i64::MAX);
+        for s in &sessions.list {
+            event = event.min(s.slot.timers.event.unwrap_or(i64::MAX));
+            processing = processing.min(s.slot.timers.processing.unwrap_or(i64::MAX));
+            let cleanup = s.window.max_timestamp().saturating_add(lateness);
+            match time {
+                TimeDomain::EventTime => event = event.min(cleanup),
+                TimeDomain::ProcessingTime => processing = processing.min(cleanup),
+            }
+        }
+        let at = || At { hash: key.hash, key: key.key.clone() };
+        if event < sessions.event_due {
+            sessions.event_due = event;
+            self.event.push(event, at());
+        }
+        if processing < sessions.processing_due {
+            sessions.processing_due = processing;
+            self.processing.push(processing, at());
+        }
+    }
+
+    /// Adds records with these times.
+    pub fn run<S: KeySelector<W::In, Key = W::Key>>(
+        &mut self,
+        selector: &S,
+        f: &W,
+        batch: &mut Batch<W::In>,
+        times: impl Iterator<Item = i64>,
+        out: &mut Output<W::Out>,
+        late: &mut Late<W::In>,
+    ) {
+        for ((record, &hash), t) in batch.records.drain(..).zip(&batch.hashes).zip(times) {
+            let key = selector.with_key(&record, W::Key::clone);
+            let key = KeyRef { hash, key: &key };
+            let now = self.now();
+            let new = TimeWindow { start: t, end: t.saturating_add(self.gap) };
+            let done = self.cleanup(new) <= now;
+            if done && self.state.get(self.pane, &key).is_none() {
+                late.push(record, t);
+                continue;
+            }
+            let sessions = self.state.upsert_with(self.pane, &key, Sessions::default);
+            let (touched, window) = merge(sessions.list.iter().map(|s| &s.window), new);
+            if touched.is_empty() {
+                if done {
+                    late.push(record, t);
+                    continue;
+                }
+                sessions.list.insert(touched.start, OneSession { window, slot: Slot::default() });
+            }
+            let rules = Rules { function: f, trigger: &self.trigger, clocks: self.clocks };
+            let at = touched.start;
+            for _ in touched.skip(1) {
+                let other = sessions.list.remove(at + 1);
+                rules.merge(window, &mut sessions.list[at].slot, other.slot);
+            }
+            let session = &mut sessions.list[at];
+            session.window = window;
+            let result = rules.add(record, t, window, &mut session.slot);
+            rules.act(result, t, key.key, window, &mut session.slot, out);
+            self.schedule(&key);
+        }
+    }
+
+    /// The watermark has come so far.
+    pub fn advance_watermark(&mut self, watermark: i64, f: &W, out: &mut Output<W::Out>) {
+        if watermark < self.clocks.watermark {
+            return;
+        }
+        self.clocks.watermark = watermark;
+        while let Some((time, at)) = self.event.pop(watermark) {
+            self.look(time, &at, TimeDomain::EventTime, f, out);
+        }
+    }
+
+    /// The clock has come so far: this millisecond is over.
+    pub fn advance_processing(&mut self, now: i64, f: &W, out: &mut Output<W::Out>) {
+        if now < self.clocks.processing {
+            return;
+        }
+        self.clocks.processing = now;
+        while let Some((time, at)) = self.processing.pop(now) {
+            self.look(time, &at, TimeDomain::ProcessingTime, f, out);
+        }
+    }
+
+    /// Calls the timers of the key's sessions that are due, drops the sessions that are done with.
+    fn look(&mut self, time: i64, at: &At<W::Key>, domain: TimeDomain, f: &W, out: &mut Output<W::Out>) {
+        let key = KeyRef { hash: at.hash, key: &at.key };
+        let (by, lateness, now) = (self.time, self.lateness, self.now());
+        let Some(sessions) = self.state.get_mut(self.pane, &key) else { return };
+        let due = match domain {
+            TimeDomain::EventTime => &mut sessions.event_due,
+            TimeDomain::ProcessingTime => &mut sessions.processing_due,
+        };
+        if *due != time {
+            return; // the key was scheduled for an earlier time since
+        }
+        *due = i64::MAX;
+        let rules = Rules { function: f, trigger: &self.trigger, clocks: self.clocks };
+        sessions.list.retain_mut(|s| {
+            let cleanup = s.window.max_timestamp().saturating_add(lateness);
+            let mut last = i64::MIN;
+            let call = |slot: &mut Slot<W::Acc, G::State>| match domain {
+                TimeDomain::EventTime if by == domain => rules.event_timer(s.window, cleanup, slot),
+                TimeDomain::EventTime => rules.event_timer(s.window, i64::MAX, slot),
+                TimeDomain::ProcessingTime => rules.processing_timer(s.window, slot),
+            };
+            while let Some((time, result)) = call(&mut s.slot) {
+                let result = if time == last { TriggerResult::Continue } else { result };
+                rules.act(result, time, key.key, s.window, &mut s.slot, out);
+                if time <= last {
+                    break; // a trigger that sets the same timer over and over
+                }
+                last = time;
+            }
+            cleanup > now
+        });
+        if sessions.list.is_empty() {
+            self.state.remove(self.pane, &key);
+        } else {
+            self.schedule(&key);
+        }
+    }
+
+    /// When [`Self::advance_processing`] has something to do.
+    pub fn processing_due(&self) -> Option<i64> {
+        self.processing.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Windows merged one by one are the connected groups of them all.
+        #[test]
+        fn merged_windows_are_the_connected_groups(spans in prop::collection::vec((0i64..300, 1i64..30), 0..40)) {
+            let mut list: Vec<TimeWindow> = Vec::new();
+            for &(start, len) in &spans {
+                let (range, covering) = merge(list.iter(), TimeWindow { start, end: start + len });
+                list.splice(range, [covering]);
+            }
+            let mut naive: Vec<TimeWindow> = spans.iter().map(|&(s, l)| TimeWindow { start: s, end: s + l }).collect();
+            naive.sort_unstable();
+            naive.dedup_by(|b, a| {
+                let one = a.touches(b);
+                if one {
+                    *a = a.cover(b);
+                }
+                one
+            });
+            prop_assert_eq!(list, naive);
+        }
+    }
+}

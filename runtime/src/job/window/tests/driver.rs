@@ -1,0 +1,248 @@
+//! Runs a window operator as so many subtasks, by hand: records, watermarks, the clock, snapshots, restores.
+use crate::data::{Data, HASH_VERSION, Key};
+use crate::dataflow::factory::AnyStage;
+use crate::dataflow::{Batch, Clock, Output, OutputTag, Signal, Stage};
+use crate::error::Result;
+use crate::graph::{key_group, key_group_range};
+use crate::job::RuntimeContext;
+use crate::job::function::Computed;
+use crate::job::keyed_stages::KeyedOperator;
+use crate::job::window::TimeWindow;
+use crate::job::window::function::{Elements, WindowFunction};
+use crate::job::window::operator::{Spec, WindowOperator};
+use crate::job::window::trigger::Trigger;
+use crate::observe::TaskMetrics;
+use crate::state::file::{
+    Compression, InMemory, NotDeclared, ReadAt, SnapshotMeta, WriteOptions, restore as restore_files, write,
+};
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+/// Key and value.
+pub type Rec = (u64, i64);
+/// Key, start and end of the window, its values in order of size, timestamp of the result.
+pub type Fired = (u64, i64, i64, Vec<i64>, i64);
+
+pub const MAX_PARALLELISM: u32 = 13;
+pub const LATE: OutputTag<Rec> = OutputTag::new("late");
+
+/// The end of a stream.
+pub struct Collector<T>(pub Arc<Mutex<Vec<(T, i64)>>>);
+
+impl<T: Data> Stage<T> for Collector<T> {
+    fn process(&mut self, batch: &mut Batch<T>) -> Result<()> {
+        let times = batch.timestamps.iter().copied().chain(std::iter::repeat(i64::MIN));
+        self.0.lock().unwrap().extend(batch.records.drain(..).zip(times));
+        batch.clear();
+        Ok(())
+    }
+    fn signal(&mut self, _: &mut Signal<'_>) -> Result<()> {
+        Ok(())
+    }
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+pub type Selector = Computed<fn(&Rec) -> u64, u64>;
+pub type Listing = Elements<
+    Rec,
+    u64,
+    (u64, i64, i64, Vec<i64>),
+    fn(&u64, &TimeWindow, &[Rec], &mut Output<(u64, i64, i64, Vec<i64>)>),
+>;
+
+fn key_of(r: &Rec) -> u64 {
+    r.0
+}
+pub fn selector() -> Selector {
+    Computed(key_of, PhantomData)
+}
+/// Emits all that a window holds.
+pub fn listing() -> Listing {
+    Elements(
+        |key, window, records, out| {
+            assert!(records.iter().all(|r| r.0 == *key));
+            let mut values: Vec<i64> = records.iter().map(|r| r.1).collect();
+            values.sort_unstable();
+            out.push((*key, window.start, window.end, values));
+        },
+        PhantomData,
+    )
+}
+
+pub type Operator<G> = WindowOperator<Selector, Listing, G>;
+
+struct Subtask<G: Trigger<Rec>> {
+    operator: Operator<G>,
+    out: Output<(u64, i64, i64, Vec<i64>)>,
+}
+
+pub struct Driver<G: Trigger<Rec>> {
+    make: Box<dyn Fn() -> Operator<G>>,
+    subtasks: Vec<Subtask<G>>,
+    clock: Clock,
+    fired: Arc<Mutex<Vec<((u64, i64, i64, Vec<i64>), i64)>>>,
+    late: Arc<Mutex<Vec<(Rec, i64)>>>,
+}
+
+impl<G: Trigger<Rec>> Driver<G> {
+    pub fn new(spec: Spec, trigger: G, parallelism: u32) -> Self {
+        let make = move || WindowOperator::new(selector(), listing(), trigger.clone(), &spec, Some(LATE));
+        let mut driver = Self {
+            make: Box::new(make),
+            subtasks: Vec::new(),
+            clock: Clock::manual(0),
+            fired: Arc::default(),
+            late: Arc::default(),
+        };
+        driver.start(&[], parallelism);
+        driver
+    }
+
+    fn start(&mut self, files: &[InMemory], parallelism: u32) {
+        self.subtasks.clear();
+        for subtask in 0..parallelism {
+            let mut operator = (self.make)();
+            let files: Vec<&dyn ReadAt> = files.iter().map(|f| f as &dyn ReadAt).collect();
+            let groups = key_group_range(subtask, parallelism, MAX_PARALLELISM);
+            let refuse = NotDeclared::Refuse;
+            restore_files("w", &groups, MAX_PARALLELISM, refuse, &files, &mut operator.states()).unwrap();
+            let cx = RuntimeContext {
+                operator: "w".into(),
+                subtask,
+                parallelism,
+                max_parallelism: MAX_PARALLELISM,
+                attempt: 1,
+                metrics: TaskMetrics::default(),
+                clock: self.clock.clone(),
+            };
+            operator.open(&cx).unwrap();
+            for side in operator.side_outputs() {
+                side.connect(vec![AnyStage::new::<Rec>(Box::new(Collector(self.late.clone())))]).unwrap();
+            }
+            let out = Output::new(vec![Box::new(Collector(self.fired.clone())) as Box<dyn Stage<_>>]);
+            self.subtasks.push(Subtask { operator, out });
+        }
+    }
+
+    /// Records with timestamps, each to the subtask that owns its key.
+    pub fn records(&mut self, records: &[(Rec, i64)]) {
+        let parallelism = self.subtasks.len() as u32;
+        for (i, s) in (0..parallelism).zip(&mut self.subtasks) {
+            let groups = key_group_range(i, parallelism, MAX_PARALLELISM);
+            let mut batch = Batch::default();
+            for &(record, t) in records {
+                let hash = record.0.key_hash();
+                if groups.contains(&key_group(hash, MAX_PARALLELISM)) {
+                    batch.records.push(record);
+                    batch.hashes.push(hash);
+                    batch.timestamps.push(t);
+                }
+            }
+            s.out.begin(true);
+            s.operator.run(&mut batch, &mut s.out).unwrap();
+        }
+    }
+
+    pub fn watermark(&mut self, watermark: i64) {
+        self.subtasks.iter_mut().for_each(|s| s.operator.on_watermark(watermark, &mut s.out).unwrap());
+    }
+
+    /// Sets the clock; calls those that want it.
+    pub fn clock(&mut self, now: i64) {
+        self.clock.set(now);
+        for s in &mut self.subtasks {
+            if s.operator.next_processing_time().is_some_and(|t| t <= now) {
+                s.out.erase_timestamp();
+                s.operator.on_processing_time(now, &mut s.out).unwrap();
+            }
+        }
+    }
+
+    pub fn end_of_input(&mut self) {
+        self.subtasks.iter_mut().for_each(|s| s.operator.end_of_input(&mut s.out).unwrap());
+    }
+
+    /// Through snapshot files into new subtasks; the old ones go on until their snapshot is written.
+    pub fn restore(&mut self, parallelism: u32) {
+        let mut files = Vec::new();
+        let old = self.subtasks.len() as u32;
+        for (i, s) in (0..old).zip(&mut self.subtasks) {
+            let frozen: Vec<_> = s.operator.states().into_iter().map(|s| s.freeze()).collect();
+            let meta = SnapshotMeta {
+                operator: "w".into(),
+                hash_version: HASH_VERSION,
+                max_parallelism: MAX_PARALLELISM,
+                key_groups: key_group_range(i, old, MAX_PARALLELISM),
+                compression: Compression::None,
+                states: Vec::new(),
+            };
+            // what comes after the barrier must not be seen by the snapshot
+            let (mut batch, mut away) = (Batch::default(), Output::new(Vec::new()));
+            for k in 0..9 {
+                batch.records.push((k, -1));
+                batch.hashes.push(k.key_hash());
+                batch.timestamps.push(i64::MAX / 2);
+            }
+            s.operator.run(&mut batch, &mut away).unwrap();
+            s.operator.on_watermark(i64::MAX, &mut away).unwrap();
+            let mut bytes = Vec::new();
+            let options = WriteOptions { block: 64, ..WriteOptions::default() };
+            write(meta, frozen, &options, &mut |chunk| {
+                bytes.extend_from_slice(&chunk);
+                Ok(())
+            })
+            .unwrap();
+            files.push(InMemory { name: format!("w-{i}"), bytes: bytes.into() });
+        }
+        // what the old subtasks did after the barrier is gone with them
+        self.fired.lock().unwrap().clear();
+        self.late.lock().unwrap().clear();
+        self.start(&files, parallelism);
+    }
+
+    /// What fired and what was late since the last call, in order of value.
+    pub fn take(&mut self) -> (Vec<Fired>, Vec<(Rec, i64)>) {
+        for s in &mut self.subtasks {
+            s.out.emit();
+            for side in s.operator.side_outputs() {
+                side.signal(&mut Signal::Flush).unwrap();
+            }
+        }
+        let fired = std::mem::take(&mut *self.fired.lock().unwrap());
+        let mut fired: Vec<Fired> = fired.into_iter().map(|((k, s, e, v), t)| (k, s, e, v, t)).collect();
+        let mut late = std::mem::take(&mut *self.late.lock().unwrap());
+        fired.sort_unstable();
+        late.sort_unstable();
+        (fired, late)
+    }
+
+    /// Keys and windows held in the operator's first state.
+    pub fn held(&mut self) -> usize {
+        self.subtasks.iter_mut().map(|s| s.operator.states()[0].len()).sum()
+    }
+}
+
+/// Any window function, once: for tests that look at results only.
+pub fn run_once<W: WindowFunction<Key = u64, In = Rec>, G: Trigger<Rec>>(
+    function: W,
+    spec: &Spec,
+    trigger: G,
+    records: &[(Rec, i64)],
+) -> Vec<(W::Out, i64)> {
+    let mut operator = WindowOperator::new(selector(), function, trigger, spec, None);
+    let all = Arc::new(Mutex::new(Vec::new()));
+    let mut out = Output::new(vec![Box::new(Collector(all.clone())) as Box<dyn Stage<_>>]);
+    let mut batch = Batch {
+        records: records.iter().map(|r| r.0).collect(),
+        hashes: records.iter().map(|r| r.0.0.key_hash()).collect(),
+        timestamps: records.iter().map(|r| r.1).collect(),
+    };
+    out.begin(true);
+    operator.run(&mut batch, &mut out).unwrap();
+    operator.on_watermark(i64::MAX, &mut out).unwrap();
+    out.emit();
+    std::mem::take(&mut *all.lock().unwrap())
+}

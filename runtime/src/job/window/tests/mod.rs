@@ -1,0 +1,5 @@
+//! Windows against a naive oracle, with random input, snapshots and rescales; edge cases.
+mod driver;
+mod edges;
+mod oracle;
+mod properties;

@@ -1,0 +1,211 @@
+//! Each kind of window with each kind of trigger against the oracle: out-of-order input, lateness, batch sizes, a snapshot
+//! and restore at a random place, also at another parallelism.
+use super::driver::{Driver, Rec};
+use super::oracle::{Kind, Oracle};
+use crate::job::window::assigner::{Aligned, CountSpec, TimeDomain, Windows};
+use crate::job::window::operator::Spec;
+use crate::job::window::trigger::{
+    ContinuousEventTime, ContinuousProcessingTime, Count, DefaultTrigger, EventTime, Purging, Trigger, TriggerContext,
+    TriggerResult,
+};
+use proptest::prelude::*;
+use std::time::Duration;
+
+#[derive(Debug, Clone)]
+enum Event {
+    /// Keys, and distances of the timestamps from where event time is.
+    Batch(Vec<(u64, i64)>),
+    /// Event time goes on by so much; the watermark lags behind by so much.
+    Watermark(i64, i64),
+    /// The clock goes on by so much.
+    Clock(i64),
+    /// Snapshot and restore at this parallelism.
+    Restore(u32),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let record = (0u64..7, -80i64..40);
+    let event = prop_oneof![
+        6 => prop::collection::vec(record, 1..12).prop_map(Event::Batch),
+        4 => (0i64..45, 0i64..30).prop_map(|(on, lag)| Event::Watermark(on, lag)),
+        2 => (0i64..30).prop_map(Event::Clock),
+        1 => (1u32..5).prop_map(Event::Restore),
+    ];
+    prop::collection::vec(event, 1..60)
+}
+
+fn aligned() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        (1i64..60, -70i64..70).prop_map(|(size, offset)| Kind::Aligned { size, slide: size, offset }),
+        (1i64..60, 1i64..40, -70i64..70).prop_map(|(size, slide, offset)| Kind::Aligned { size, slide, offset }),
+        (1i64..9, 1i64..9, -5i64..5).prop_map(|(n, slide, offset)| Kind::Aligned { size: n * slide, slide, offset }),
+    ]
+}
+
+fn kinds() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        3 => aligned(),
+        2 => (1i64..25).prop_map(|gap| Kind::Session { gap }),
+        1 => Just(Kind::Global),
+    ]
+}
+
+fn lateness() -> impl Strategy<Value = i64> {
+    prop_oneof![Just(0), 1i64..60]
+}
+
+fn spec(kind: Kind, time: TimeDomain, lateness: i64) -> Spec {
+    let windows = match kind {
+        Kind::Aligned { size, slide, offset } => Windows::Aligned(Aligned::new(size, slide, offset), time),
+        Kind::Session { gap } => Windows::Session { gap, time },
+        Kind::Global => Windows::Global,
+    };
+    Spec::Time(windows, lateness)
+}
+
+/// Plays the events to the operator and to the oracle; compares what fired and what was late after each.
+fn play<G: Trigger<Rec>>(kind: Kind, time: TimeDomain, lateness: i64, trigger: G, parallelism: u32, events: &[Event]) {
+    let by_clock = time == TimeDomain::ProcessingTime;
+    let mut driver = Driver::new(spec(kind, time, lateness), trigger.clone(), parallelism);
+    let mut oracle = Oracle::new(kind, time, lateness, trigger);
+    let (mut value, mut event_time, mut watermark, mut clock) = (0, 0, i64::MIN, 0);
+    driver.clock(clock);
+    oracle.processing(clock - 1);
+    let check = |driver: &mut Driver<G>, oracle: &mut Oracle<G>, what: &dyn std::fmt::Debug| {
+        assert_eq!(driver.take(), oracle.take(), "after {what:?}");
+    };
+    for event in events {
+        match event {
+            Event::Batch(records) => {
+                let mut batch = Vec::new();
+                for &(key, distance) in records {
+                    value += 1;
+                    let t = if by_clock { clock } else { event_time + distance };
+                    batch.push(((key, value), t));
+                    oracle.record((key, value), t);
+                }
+                driver.records(&batch);
+            }
+            Event::Watermark(on, lag) => {
+                event_time += on;
+                watermark = watermark.max(event_time - lag);
+                oracle.watermark(watermark);
+                driver.watermark(watermark);
+            }
+            Event::Clock(on) => {
+                clock += on;
+                oracle.processing(clock - 1);
+                driver.clock(clock);
+            }
+            Event::Restore(parallelism) => driver.restore(*parallelism),
+        }
+        check(&mut driver, &mut oracle, event);
+    }
+    if by_clock {
+        oracle.processing(i64::MAX);
+        driver.end_of_input();
+    } else {
+        oracle.watermark(i64::MAX);
+        driver.watermark(i64::MAX);
+    }
+    check(&mut driver, &mut oracle, &"the end");
+    assert_eq!(driver.held(), 0, "state is left behind");
+}
+
+/// A rule of a user's own: fires for each third record, purges for each seventh, and 20 ms of event time after the first.
+#[derive(Debug, Clone)]
+struct Odd;
+
+impl Trigger<Rec> for Odd {
+    type State = Option<i64>;
+    fn on_element(&self, record: &Rec, timestamp: i64, cx: &mut TriggerContext<'_, Option<i64>>) -> TriggerResult {
+        if cx.state.is_none() {
+            *cx.state = Some(timestamp);
+            cx.timers.event = Some(timestamp + 20);
+        }
+        match record.1 {
+            v if v % 21 == 0 => TriggerResult::FireAndPurge,
+            v if v % 7 == 0 => TriggerResult::Purge,
+            v if v % 3 == 0 => TriggerResult::Fire,
+            _ => TriggerResult::Continue,
+        }
+    }
+    fn on_event_time(&self, time: i64, cx: &mut TriggerContext<'_, Option<i64>>) -> TriggerResult {
+        if cx.state.is_some_and(|first| time < first + 40) {
+            cx.timers.event = Some(time + 10);
+        }
+        TriggerResult::Fire
+    }
+    fn on_merge(&self, other: Option<i64>, cx: &mut TriggerContext<'_, Option<i64>>) {
+        *cx.state = (*cx.state).min(other);
+    }
+}
+
+const EVENT: TimeDomain = TimeDomain::EventTime;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn at_the_end_of_the_window(kind in kinds(), lateness in lateness(), p in 1u32..4, events in events()) {
+        play(kind, EVENT, lateness, DefaultTrigger(EVENT), p, &events);
+    }
+
+    #[test]
+    fn by_the_clock(kind in kinds().prop_filter("has an end", |k| !matches!(k, Kind::Global)), p in 1u32..4, events in events()) {
+        let time = TimeDomain::ProcessingTime;
+        play(kind, time, 0, DefaultTrigger(time), p, &events);
+    }
+
+    #[test]
+    fn by_count(kind in kinds(), lateness in lateness(), n in 1u64..6, purge in any::<bool>(), p in 1u32..4, events in events()) {
+        if purge {
+            play(kind, EVENT, lateness, Purging(Count(n)), p, &events);
+        } else {
+            play(kind, EVENT, lateness, Count(n), p, &events);
+        }
+    }
+
+    #[test]
+    fn continuously(kind in kinds(), lateness in lateness(), every in 1u64..30, p in 1u32..4, events in events()) {
+        let every = Duration::from_millis(every);
+        play(kind, EVENT, lateness, ContinuousEventTime::every(every), p, &events);
+        play(kind, EVENT, lateness, ContinuousProcessingTime::every(every), p, &events);
+    }
+
+    #[test]
+    fn by_rules_of_ones_own(kind in kinds(), lateness in lateness(), p in 1u32..4, events in events()) {
+        play(kind, EVENT, lateness, Odd, p, &events);
+        play(kind, EVENT, lateness, Purging(EventTime), p, &events);
+    }
+
+    #[test]
+    fn counted_windows(size in 1u64..12, slide in 1u64..12, p in 1u32..4, events in events()) {
+        let mut driver = Driver::new(Spec::Count(CountSpec::new(size, slide)), DefaultTrigger(EVENT), p);
+        let mut all: std::collections::BTreeMap<u64, Vec<i64>> = Default::default();
+        let mut value = 0;
+        for event in &events {
+            match event {
+                Event::Batch(records) => {
+                    let mut expected = Vec::new();
+                    let mut batch = Vec::new();
+                    for &(key, t) in records {
+                        value += 1;
+                        batch.push(((key, value), t));
+                        let seen = all.entry(key).or_default();
+                        seen.push(value);
+                        if (seen.len() as u64).is_multiple_of(slide) {
+                            let from = seen.len().saturating_sub(size as usize);
+                            expected.push((key, i64::MIN, i64::MAX, seen[from..].to_vec(), t));
+                        }
+                    }
+                    driver.records(&batch);
+                    expected.sort_unstable();
+                    prop_assert_eq!(driver.take().0, expected);
+                }
+                Event::Restore(p) => driver.restore(*p),
+                _ => {}
+            }
+        }
+    }
+}
