@@ -108,6 +108,11 @@ pub const SPLITS: &str = "weir.splits";
 /// Name of the list state that holds a sink's pending commits.
 pub const PENDING: &str = "weir.pending";
 
+/// Name of the list state that holds a broadcast state: the same in every subtask, and copied to new ones.
+pub const BROADCAST: &str = "weir.broadcast";
+/// Beginning of the names of list states of which every subtask gets all elements of all subtasks.
+pub const UNION: &str = "weir.union.";
+
 /// Bytes written as base64 in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Bytes64(pub Vec<u8>);

@@ -1,66 +1,116 @@
 //! Runs an attempt in this process without a jobmanager: for tests and benchmarks of the data path.
 use super::Clock;
-use super::deploy::{Deployment, Environment, FileReader, RunningAttempt, TaskManagerAddress};
-use super::task::{TaskCommand, TaskEvent, TaskId, Uploader};
-use crate::checkpoint::handles::{
-    Barrier, Bytes64, FileHandle, OperatorRestore, SPLITS, SnapshotKind, TaskRestore, TaskSnapshot,
-};
+use super::deploy::{Deployment, Environment, RunningAttempt, TaskManagerAddress};
+use super::task::{TaskCommand, TaskEvent, TaskId};
+use crate::checkpoint::handles::{Barrier, Bytes64, OperatorRestore, SPLITS, SnapshotKind, TaskRestore, TaskSnapshot};
+use crate::checkpoint::manifest::{JobSpec, Manifest, SnapshotHead};
+use crate::checkpoint::restore;
+use crate::checkpoint::storage::Storage;
 use crate::error::{Error, Result};
 use crate::exchange::Channels;
 use crate::graph::{JobGraph, LogicalGraph};
-use crate::state::snapshot::SnapshotParts;
-use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::BoxFuture;
+use crate::taskmanager::upload::{StorageFiles, StorageUploader};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use weir_api::ids::{Attempt, CheckpointId};
+use weir_api::ids::{Attempt, CheckpointId, JobName};
+
+/// The job that the harness runs, for its folder in the storage.
+pub fn job() -> JobName {
+    JobName { namespace: "test".into(), name: "job".into() }
+}
 
 /// One process, one attempt, `parallelism` slots.
 pub struct Harness {
     plan: Arc<JobGraph>,
+    spec: JobSpec,
+    setup: Setup,
     attempt: RunningAttempt,
     events: mpsc::UnboundedReceiver<(TaskId, TaskEvent)>,
     next_checkpoint: u64,
     ended: BTreeSet<TaskId>,
 }
 
-/// Keeps operator lists, drops keyed state: enough where nothing is restored from it.
-struct NoFiles;
+/// How an attempt runs.
+#[derive(Clone)]
+pub struct Setup {
+    pub parallelism: u32,
+    pub attempt: u64,
+    /// Where keyed state is written to; none: snapshots hold lists only.
+    pub storage: Option<Storage>,
+    /// For processing-time timers.
+    pub clock: Clock,
+}
 
-impl Uploader for NoFiles {
-    fn upload(
-        &self,
-        _task: TaskId,
-        _barrier: Barrier,
-        parts: SnapshotParts,
-    ) -> BoxFuture<'static, Result<TaskSnapshot>> {
-        let mut snapshot = TaskSnapshot::default();
-        for (operator, lists) in parts.lists {
-            snapshot.operators.entry(operator).or_default().lists = lists;
-        }
-        std::future::ready(Ok(snapshot)).boxed()
+impl Setup {
+    /// The first attempt, without storage, by the system's clock.
+    pub fn new(parallelism: u32) -> Self {
+        Self { parallelism, attempt: 1, storage: None, clock: Clock::system() }
     }
 }
 
-impl FileReader for NoFiles {
-    fn read(&self, file: FileHandle) -> BoxFuture<'static, Result<Bytes>> {
-        std::future::ready(Err(Error::internal(format!("the harness has no file {}", file.path)))).boxed()
-    }
-}
+/// What [`Harness::restore`] starts from.
+pub type Snapshot = (CheckpointId, BTreeMap<TaskId, TaskSnapshot>);
+
+const MAX_PARALLELISM: u32 = 128;
 
 impl Harness {
     /// Starts the job new, on the current runtime.
     pub async fn start(graph: LogicalGraph, parallelism: u32) -> Result<Self> {
-        let max_parallelism = 128;
-        graph.validate(max_parallelism)?;
-        let plan = Arc::new(JobGraph::new(&graph, parallelism, max_parallelism));
+        Self::start_with(graph, Setup::new(parallelism)).await
+    }
+
+    /// Starts the job new.
+    pub async fn start_with(graph: LogicalGraph, setup: Setup) -> Result<Self> {
+        graph.validate(MAX_PARALLELISM)?;
+        let plan = JobGraph::new(&graph, setup.parallelism, MAX_PARALLELISM);
         let restore = initial_splits(&graph, &plan)?;
+        Self::run(graph, plan, setup, restore).await
+    }
+
+    /// Starts the job, declared anew, from a snapshot that this attempt took; the parallelism may be another one. Uncommitted
+    /// records of the old attempt are those that come again: cancel it before.
+    pub async fn restore(self, snapshot: &Snapshot, graph: LogicalGraph, parallelism: u32) -> Result<Self> {
+        let Self { spec: old, mut setup, attempt, .. } = self;
+        attempt.cancel().await;
+        (setup.attempt, setup.parallelism) = (setup.attempt + 1, parallelism);
+        graph.validate(MAX_PARALLELISM)?;
+        let plan = JobGraph::new(&graph, parallelism, MAX_PARALLELISM);
+        let head = SnapshotHead {
+            id: snapshot.0,
+            attempt: Attempt(setup.attempt - 1),
+            kind: SnapshotKind::Checkpoint,
+            directory: format!("chk-{}", snapshot.0),
+            created_at: 0,
+        };
+        let manifest = Manifest::build(&old, &head, &snapshot.1)?;
+        let spec = JobSpec::new(&job(), &graph, &plan, parallelism);
+        restore::check(&manifest, &spec, false)?;
+        let mut restore = restore::assign(&manifest, &spec);
+        // a source that is new in the job starts with its splits
+        for (task, new) in initial_splits(&graph, &plan)? {
+            for (operator, splits) in new.operators {
+                if !manifest.operators.iter().any(|o| o.name == operator) {
+                    restore.entry(task).or_default().operators.insert(operator, splits);
+                }
+            }
+        }
+        let restore = restore.into_iter().collect();
+        Self::run(graph, plan, setup, restore).await
+    }
+
+    async fn run(
+        graph: LogicalGraph,
+        plan: JobGraph,
+        setup: Setup,
+        restore: Vec<(TaskId, TaskRestore)>,
+    ) -> Result<Self> {
+        let (plan, id) = (Arc::new(plan), Attempt(setup.attempt));
+        let spec = JobSpec::new(&job(), &graph, &plan, setup.parallelism);
         let deployment = Deployment {
-            attempt: Attempt(1),
-            parallelism,
-            max_parallelism,
+            attempt: id,
+            parallelism: setup.parallelism,
+            max_parallelism: MAX_PARALLELISM,
             buffer_timeout_ms: 10,
             taskmanagers: vec![TaskManagerAddress { id: "local".into(), data_address: String::new() }],
             slots: vec![0; plan.slots() as usize],
@@ -68,26 +118,26 @@ impl Harness {
         };
         let (sender, events) = mpsc::unbounded_channel();
         let handle = tokio::runtime::Handle::current();
-        let none = Arc::new(NoFiles);
         let env = Environment {
             me: 0,
-            channels: Channels::in_process(Attempt(1)),
+            channels: Channels::in_process(id),
             data: handle.clone(),
             control: handle,
-            uploader: none.clone(),
-            files: none,
+            uploader: Arc::new(StorageUploader::new(setup.storage.clone(), plan.clone())),
+            files: Arc::new(StorageFiles(setup.storage.clone())),
             events: sender,
-            clock: Clock::system(),
+            clock: setup.clock.clone(),
         };
         let attempt = RunningAttempt::start(Arc::new(graph), plan.clone(), deployment, env).await?;
-        Ok(Self { plan, attempt, events, next_checkpoint: 1, ended: BTreeSet::new() })
+        Ok(Self { plan, spec, setup, attempt, events, next_checkpoint: 1, ended: BTreeSet::new() })
     }
 
     /// Takes a snapshot of this kind; [`Self::complete`] or [`Self::abort`] decides what becomes of it.
-    pub async fn snapshot(&mut self, kind: SnapshotKind) -> Result<(CheckpointId, BTreeMap<TaskId, TaskSnapshot>)> {
+    pub async fn snapshot(&mut self, kind: SnapshotKind) -> Result<Snapshot> {
         let id = CheckpointId(self.next_checkpoint);
         self.next_checkpoint += 1;
-        let barrier = Barrier { id, attempt: Attempt(1), kind, directory: format!("chk-{id}"), aligned: true };
+        let barrier =
+            Barrier { id, attempt: Attempt(self.setup.attempt), kind, directory: format!("chk-{id}"), aligned: true };
         self.attempt.command(&TaskCommand::Trigger(barrier));
         let mut all = BTreeMap::new();
         while all.len() < self.plan.tasks() as usize {
@@ -122,12 +172,18 @@ impl Harness {
         }
     }
 
-    /// Waits until all sources have ended, commits, and waits for all tasks to end.
-    pub async fn finish(mut self) -> Result<()> {
+    /// Waits until all sources have ended.
+    pub async fn sources_ended(&mut self) -> Result<()> {
         let sources: u32 = self.plan.vertices.iter().filter(|v| v.is_source).map(|v| v.parallelism).sum();
         while self.ended.len() < sources as usize {
             self.event().await?;
         }
+        Ok(())
+    }
+
+    /// Waits until all sources have ended, commits, and waits for all tasks to end.
+    pub async fn finish(mut self) -> Result<()> {
+        self.sources_ended().await?;
         let (last, _) = self.snapshot(SnapshotKind::Final).await?;
         self.complete(last);
         let mut finished = 0;

@@ -27,3 +27,5 @@ pub use stage::{Signal, Split, Stage};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod time_tests;

@@ -176,10 +176,7 @@ where
         self.function.states()
     }
     fn open(&mut self, cx: &RuntimeContext) -> Result<()> {
-        let timers = self.function.timers().map(|t| {
-            t.set_clock(cx.clock.clone());
-            t.descriptor().name.clone()
-        });
+        let timers = self.function.timers().map(|t| t.opened(cx));
         check_timers(timers, self.function.states())?;
         self.function.open(cx)
     }
@@ -296,7 +293,7 @@ impl<T: Data, O: KeyedOperator<T>, M: Fn() -> O + Send + Sync> NodeFactory for K
     }
 }
 
-fn restore_states<K: Key>(
+pub(super) fn restore_states<K: Key>(
     cx: &BuildContext<'_>,
     restore: &OperatorRestore,
     states: &mut [&mut dyn KeyedTable<K>],

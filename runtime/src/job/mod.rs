@@ -1,6 +1,10 @@
 //! What a user writes against: the job, streams, keyed streams, functions.
 pub mod alignment;
+mod broadcast;
+mod co_stages;
+mod connect;
 mod function;
+mod interval_join;
 mod keyed;
 mod keyed_stages;
 mod stages;
@@ -9,9 +13,12 @@ mod timers;
 mod watermarks;
 pub mod window;
 
+pub use broadcast::{BroadcastState, KeyedBroadcastProcessFunction};
+pub use connect::{BroadcastConnectedStream, ConnectedStreams, KeyedCoProcessFunction};
 pub use function::{KeySelector, KeyedProcessFunction, ProcessFunction, RuntimeContext};
+pub use interval_join::IntervalJoin;
 pub use keyed::KeyedStream;
 pub use stream::{Job, Stream};
 pub use timers::{Due, TimeDomain, Timer, Timers};
-pub use watermarks::{WatermarkGenerator, WatermarkStrategy};
+pub use watermarks::{GeneratorFactory, TimestampAssigner, WatermarkGenerator, WatermarkStrategy};
 pub use window::{CountWindowedStream, WindowedStream};

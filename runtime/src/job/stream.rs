@@ -94,6 +94,11 @@ impl<T: Data> Stream<T> {
         }
     }
 
+    /// Notes something wrong with the declaration; the job is refused with it.
+    pub(super) fn mistake(&self, message: String) {
+        self.graph.borrow_mut().mistakes.push(message);
+    }
+
     /// Names the operator that was added last. Operators with state take their name when they are declared.
     #[must_use]
     pub fn name(self, name: impl Into<String>) -> Self {
@@ -193,7 +198,7 @@ impl<T: Data> Stream<T> {
         all
     }
 
-    fn partitioned(&self, partition: Partition) -> Self {
+    pub(super) fn partitioned(&self, partition: Partition) -> Self {
         let mut s = self.clone();
         s.inputs.iter_mut().for_each(|i| i.partition = partition);
         s

@@ -1,4 +1,5 @@
 //! Timers of a keyed function: one per key, namespace and time; part of its keyed state, fired in the order of time.
+use super::function::RuntimeContext;
 use crate::checkpoint::handles::StateDescriptor;
 use crate::data::{Data, Key, hash_combine};
 use crate::dataflow::Clock;
@@ -169,9 +170,10 @@ impl<K: Key, N: Key> Timers<K, N> {
         removed
     }
 
-    /// Sets the clock, where it is not the system's.
-    pub(crate) fn set_clock(&mut self, clock: Clock) {
-        self.clock = clock;
+    /// Takes over the operator's clock. Returns the name of the state.
+    pub(crate) fn opened(&mut self, cx: &RuntimeContext) -> String {
+        self.clock = cx.clock.clone();
+        self.descriptor().name.clone()
     }
 
     /// Event time has come so far: [`Self::pop_event`] gives what is due then.

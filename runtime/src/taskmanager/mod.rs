@@ -4,7 +4,7 @@
 mod attempts;
 mod http;
 mod session;
-mod upload;
+pub mod upload;
 
 pub use http::router;
 pub use session::{Shutdown, run};

@@ -1,5 +1,5 @@
 //! Which subtask gets which piece of a snapshot, at any parallelism.
-use crate::checkpoint::handles::{Bytes64, KeyedHandle, OperatorRestore, PENDING, TaskRestore};
+use crate::checkpoint::handles::{BROADCAST, Bytes64, KeyedHandle, OperatorRestore, PENDING, TaskRestore, UNION};
 use crate::checkpoint::manifest::{JobSpec, Manifest, OperatorManifest, OperatorSpec};
 use crate::dataflow::task::TaskId;
 use crate::graph::key_group_range;
@@ -13,6 +13,7 @@ pub type Assignment = BTreeMap<TaskId, TaskRestore>;
 /// - Keyed state: each subtask gets the files that hold some of its key groups.
 /// - List state: at an unchanged parallelism each subtask gets what it had; else the elements are dealt out in turn.
 /// - Pending commits go to subtask 0, all of them.
+/// - Of broadcast state, each subtask gets what one of the old ones had; of union lists, all elements.
 ///
 /// An operator that the snapshot does not know gets nothing: it starts empty. One that it knows gets an entry, even if an
 /// empty one: it does not start new.
@@ -49,6 +50,12 @@ fn operator(old: &OperatorManifest, new: &OperatorSpec, max_parallelism: u32) ->
         let all = 0..old.subtasks.len();
         if name == PENDING {
             all.for_each(|i| deal(0, of(i)));
+        } else if name == BROADCAST {
+            let subtasks = old.subtasks.len().max(1);
+            (0..new.parallelism as usize).for_each(|i| deal(i, of(i % subtasks)));
+        } else if name.starts_with(UNION) {
+            let elements: Vec<Bytes64> = all.flat_map(of).collect();
+            (0..new.parallelism as usize).for_each(|i| deal(i, elements.clone()));
         } else if old.parallelism == new.parallelism {
             all.for_each(|i| deal(i, of(i)));
         } else {

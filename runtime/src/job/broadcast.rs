@@ -1,0 +1,197 @@
+//! A keyed stream with a broadcast one: every subtask holds the same map, written from the broadcast side only.
+use super::co_stages::CoOperator;
+use super::connect::rows;
+use super::function::{KeySelector, RuntimeContext};
+use super::keyed_stages::check_timers;
+use super::timers::{Timer, Timers};
+use crate::checkpoint::handles::{BROADCAST, Bytes64};
+use crate::data::{Data, Key};
+use crate::dataflow::{AnySideOutput, Batch, Output};
+use crate::error::{Error, ErrorCode, Result};
+use crate::state::{KeyMap, KeyRef, KeyedTable};
+use std::collections::BTreeMap;
+
+/// The map that a function with a broadcast input keeps, the same in each of its subtasks: they see the same broadcast
+/// records, so they must do the same with them. Each subtask's snapshot holds it; at another parallelism, new subtasks get
+/// a copy of an old one's.
+#[derive(Debug, Clone)]
+pub struct BroadcastState<K, V>(KeyMap<K, V>);
+
+impl<K: Key, V: Data> BroadcastState<K, V> {
+    pub fn get(&self, key: &K) -> Option<&V> {
+        self.0.get(key)
+    }
+    pub fn contains(&self, key: &K) -> bool {
+        self.0.contains(key)
+    }
+    /// Entries in no useful order.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.0.iter()
+    }
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    /// Sets an entry and returns the value before.
+    pub fn put(&mut self, key: K, value: V) -> Option<V> {
+        self.0.insert(key, value)
+    }
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        self.0.remove(key)
+    }
+    pub fn clear(&mut self) {
+        self.0 = KeyMap::default();
+    }
+}
+
+/// A function over a keyed stream and a broadcast one. The keyed side reads the broadcast state, the other writes it.
+pub trait KeyedBroadcastProcessFunction: Send + 'static {
+    type Key: Key;
+    type In: Data;
+    type Broadcast: Data;
+    type Out: Data;
+    /// Keys and values of the broadcast state.
+    type BroadcastKey: Key;
+    type BroadcastValue: Data;
+    /// All keyed states, each with a name of its own; used from the keyed side and by timers.
+    fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>> {
+        Vec::new()
+    }
+    /// All side outputs, each with a name of its own.
+    fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        Vec::new()
+    }
+    /// Before the first record; the states are restored already.
+    fn open(&mut self, _cx: &RuntimeContext) -> Result<()> {
+        Ok(())
+    }
+    /// A record of the keyed stream.
+    fn process(
+        &mut self,
+        key: &KeyRef<'_, Self::Key>,
+        record: &Self::In,
+        broadcast: &BroadcastState<Self::BroadcastKey, Self::BroadcastValue>,
+        out: &mut Output<Self::Out>,
+    ) -> Result<()>;
+    /// A record of the broadcast stream, in every subtask. What it changes must depend on the record and the broadcast state
+    /// only; what it emits is emitted once by each subtask.
+    fn process_broadcast(
+        &mut self,
+        record: &Self::Broadcast,
+        broadcast: &mut BroadcastState<Self::BroadcastKey, Self::BroadcastValue>,
+        out: &mut Output<Self::Out>,
+    ) -> Result<()>;
+    /// The function's timers, if it has any; they must be among its `states`, too.
+    fn timers(&mut self) -> Option<&mut Timers<Self::Key>> {
+        None
+    }
+    fn on_timer(
+        &mut self,
+        _key: &KeyRef<'_, Self::Key>,
+        _timer: &Timer,
+        _broadcast: &BroadcastState<Self::BroadcastKey, Self::BroadcastValue>,
+        _out: &mut Output<Self::Out>,
+    ) -> Result<()> {
+        Ok(())
+    }
+    fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// `BroadcastConnectedStream::process_function`
+pub(super) struct Broadcasting<S, P: KeyedBroadcastProcessFunction> {
+    selector: S,
+    function: P,
+    state: BroadcastState<P::BroadcastKey, P::BroadcastValue>,
+}
+
+impl<S, P: KeyedBroadcastProcessFunction> Broadcasting<S, P> {
+    pub fn new(selector: S, function: P) -> Self {
+        Self { selector, function, state: BroadcastState(KeyMap::default()) }
+    }
+}
+
+impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOperator<P::In, P::Broadcast>
+    for Broadcasting<S, P>
+{
+    type Key = P::Key;
+    type Out = P::Out;
+    fn states(&mut self) -> Vec<&mut dyn KeyedTable<P::Key>> {
+        self.function.states()
+    }
+    fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        self.function.side_outputs()
+    }
+    fn open(&mut self, cx: &RuntimeContext) -> Result<()> {
+        let timers = self.function.timers().map(|t| t.opened(cx));
+        check_timers(timers, self.function.states())?;
+        self.function.open(cx)
+    }
+    fn run1(&mut self, batch: &mut Batch<P::In>, out: &mut Output<P::Out>) -> Result<()> {
+        let Self { selector, function, state } = self;
+        rows(batch, selector, out, |key, record, out| function.process(key, record, state, out))
+    }
+    fn run2(&mut self, batch: &mut Batch<P::Broadcast>, out: &mut Output<P::Out>) -> Result<()> {
+        for (i, record) in batch.records.iter().enumerate() {
+            if let Some(&t) = batch.timestamps.get(i) {
+                out.set_timestamp(t);
+            }
+            self.function.process_broadcast(record, &mut self.state, out)?;
+        }
+        Ok(())
+    }
+    fn on_watermark(&mut self, watermark: i64, out: &mut Output<P::Out>) -> Result<()> {
+        let Some(timers) = self.function.timers() else { return Ok(()) };
+        timers.advance(watermark);
+        while let Some(due) = self.function.timers().and_then(Timers::pop_event) {
+            out.set_timestamp(due.timer.timestamp);
+            self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, &self.state, out)?;
+        }
+        Ok(())
+    }
+    fn next_processing_time(&mut self) -> Option<i64> {
+        self.function.timers()?.next_processing_time()
+    }
+    fn on_processing_time(&mut self, now: i64, out: &mut Output<P::Out>) -> Result<()> {
+        while let Some(due) = self.function.timers().and_then(|t| t.pop_processing(now)) {
+            self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, &self.state, out)?;
+        }
+        Ok(())
+    }
+    fn snapshot_lists(&mut self, lists: &mut BTreeMap<String, Vec<Bytes64>>) {
+        let entry = |(k, v): (&P::BroadcastKey, &P::BroadcastValue)| {
+            let mut bytes = Vec::new();
+            k.encode(&mut bytes);
+            v.encode(&mut bytes);
+            Bytes64(bytes)
+        };
+        lists.insert(BROADCAST.into(), self.state.iter().map(entry).collect());
+    }
+    fn restore_lists(&mut self, lists: &BTreeMap<String, Vec<Bytes64>>) -> Result<()> {
+        for bytes in lists.get(BROADCAST).into_iter().flatten() {
+            let (key, value) = decode(&bytes.0).map_err(|e| {
+                let m = format!("the broadcast state in the snapshot is not one of the declared types: {e}");
+                Error::user(ErrorCode::Incompatible, m)
+            })?;
+            self.state.put(key, value);
+        }
+        Ok(())
+    }
+    fn end_of_input(&mut self, out: &mut Output<P::Out>) -> Result<()> {
+        self.function.end_of_input(out)
+    }
+    fn close(&mut self) -> Result<()> {
+        self.function.close()
+    }
+}
+
+fn decode<K: Data, V: Data>(mut bytes: &[u8]) -> Result<(K, V), crate::data::DecodeError> {
+    let entry = (K::decode(&mut bytes)?, V::decode(&mut bytes)?);
+    if bytes.is_empty() { Ok(entry) } else { Err(crate::data::DecodeError::Invalid("bytes are left over")) }
+}

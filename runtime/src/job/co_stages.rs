@@ -1,0 +1,142 @@
+//! Stages of keyed operators with two inputs: shared state, watermarks of both, restore and snapshot.
+use super::function::RuntimeContext;
+use super::keyed_stages::restore_states;
+use super::stages::{check_sides, connect_sides, next_timer, output, poll_sides, runtime_context, signal_sides};
+use crate::checkpoint::handles::Bytes64;
+use crate::data::{Data, Key};
+use crate::dataflow::factory::{AnyReceiver, AnyStage, BuildContext, Consumers, NodeFactory, two_input_task};
+use crate::dataflow::inlet::TwoInputStage;
+use crate::dataflow::task::TaskBody;
+use crate::dataflow::{AnySideOutput, Batch, Output, Signal};
+use crate::error::{Error, Result};
+use crate::state::KeyedTable;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::task::{Context, Poll, ready};
+
+/// A keyed operator with two inputs; works on whole batches, as [`KeyedOperator`](super::keyed_stages::KeyedOperator).
+pub trait CoOperator<A, B>: Send + 'static {
+    type Key: Key;
+    type Out: Data;
+    fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>>;
+    fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        Vec::new()
+    }
+    fn open(&mut self, _cx: &RuntimeContext) -> Result<()> {
+        Ok(())
+    }
+    /// Takes all records of the first input.
+    fn run1(&mut self, batch: &mut Batch<A>, out: &mut Output<Self::Out>) -> Result<()>;
+    /// Takes all records of the second input.
+    fn run2(&mut self, batch: &mut Batch<B>, out: &mut Output<Self::Out>) -> Result<()>;
+    /// Event time of both inputs together has reached this.
+    fn on_watermark(&mut self, _watermark: i64, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
+    fn next_processing_time(&mut self) -> Option<i64> {
+        None
+    }
+    fn on_processing_time(&mut self, _now: i64, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
+    /// Adds its list states to the snapshot, by name.
+    fn snapshot_lists(&mut self, _lists: &mut BTreeMap<String, Vec<Bytes64>>) {}
+    /// Takes its list states back; not called when the operator starts new.
+    fn restore_lists(&mut self, _lists: &BTreeMap<String, Vec<Bytes64>>) -> Result<()> {
+        Ok(())
+    }
+    fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+struct CoStage<A, B, O: CoOperator<A, B>> {
+    name: String,
+    operator: O,
+    out: Output<O::Out>,
+    inputs: PhantomData<fn(A, B)>,
+}
+
+impl<A: Data, B: Data, O: CoOperator<A, B>> CoStage<A, B, O> {
+    fn check(&mut self) -> Result<()> {
+        check_sides(self.operator.side_outputs())?;
+        self.out.check()
+    }
+}
+
+impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B, O> {
+    fn process1(&mut self, batch: &mut Batch<A>) -> Result<()> {
+        self.out.begin(!batch.timestamps.is_empty());
+        self.operator.run1(batch, &mut self.out)?;
+        batch.clear();
+        self.check()
+    }
+    fn process2(&mut self, batch: &mut Batch<B>) -> Result<()> {
+        self.out.begin(!batch.timestamps.is_empty());
+        self.operator.run2(batch, &mut self.out)?;
+        batch.clear();
+        self.check()
+    }
+    fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
+        match signal {
+            Signal::Watermark(w) => self.operator.on_watermark(*w, &mut self.out)?,
+            Signal::ProcessingTime(now) => {
+                self.out.erase_timestamp();
+                self.operator.on_processing_time(*now, &mut self.out)?;
+            }
+            Signal::EndOfInput => self.operator.end_of_input(&mut self.out)?,
+            Signal::Close => self.operator.close()?,
+            Signal::Barrier { parts, .. } => {
+                let frozen = self.operator.states().into_iter().map(|s| s.freeze()).collect();
+                parts.keyed.insert(self.name.clone(), frozen);
+                let mut lists = BTreeMap::new();
+                self.operator.snapshot_lists(&mut lists);
+                if !lists.is_empty() {
+                    parts.lists.entry(self.name.clone()).or_default().extend(lists);
+                }
+            }
+            _ => {}
+        }
+        signal_sides(self.operator.side_outputs(), signal)?;
+        self.out.signal(signal)
+    }
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(poll_sides(self.operator.side_outputs(), cx))?;
+        self.out.poll_ready(cx)
+    }
+    fn next_timer(&mut self) -> Option<i64> {
+        let own = self.operator.next_processing_time();
+        next_timer(self.operator.side_outputs(), own, &mut self.out)
+    }
+}
+
+/// Makes the task of an operator with two inputs and restores its states.
+pub(super) struct CoFactory<A, B, M> {
+    pub make: M,
+    pub inputs: PhantomData<fn(A, B)>,
+}
+
+impl<A: Data, B: Data, O: CoOperator<A, B>, M: Fn() -> O + Send + Sync> NodeFactory for CoFactory<A, B, M> {
+    fn stage(&self, cx: &BuildContext<'_>, _next: Consumers) -> Result<AnyStage> {
+        Err(Error::internal(format!("{} has two inputs", cx.operator)))
+    }
+    fn two_input_task(
+        &self,
+        cx: &BuildContext<'_>,
+        inputs: [Vec<AnyReceiver>; 2],
+        mut next: Consumers,
+    ) -> Result<Box<dyn TaskBody>> {
+        let mut operator = (self.make)();
+        if let Some(restore) = cx.restore {
+            restore_states(cx, restore, &mut operator.states())?;
+            operator.restore_lists(&restore.lists).map_err(|e| e.at(cx.operator))?;
+        }
+        operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
+        connect_sides(operator.side_outputs(), &mut next)?;
+        let (name, out) = (cx.operator.to_owned(), output(next.main())?);
+        two_input_task::<A, B>(inputs, CoStage { name, operator, out, inputs: PhantomData::<fn(A, B)> })
+    }
+}

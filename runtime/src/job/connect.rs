@@ -1,0 +1,223 @@
+//! Two streams into one function: keyed with keyed, keyed with broadcast.
+use super::broadcast::{Broadcasting, KeyedBroadcastProcessFunction};
+use super::co_stages::{CoFactory, CoOperator};
+use super::function::{KeySelector, RuntimeContext};
+use super::keyed::KeyedStream;
+use super::keyed_stages::check_timers;
+use super::stream::Stream;
+use super::timers::{Timer, Timers};
+use crate::data::{Data, Key};
+use crate::dataflow::factory::TypeOf;
+use crate::dataflow::{AnySideOutput, Batch, Output};
+use crate::error::Result;
+use crate::graph::Partition;
+use crate::state::{KeyRef, KeyedTable};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// A function over two keyed streams whose records with equal keys share its state.
+///
+/// Records come in their order within each stream; between the streams there is none.
+pub trait KeyedCoProcessFunction: Send + 'static {
+    type Key: Key;
+    type In1: Data;
+    type In2: Data;
+    type Out: Data;
+    /// All keyed states, each with a name of its own.
+    fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>>;
+    /// All side outputs, each with a name of its own.
+    fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        Vec::new()
+    }
+    /// Before the first record; the states are restored already.
+    fn open(&mut self, _cx: &RuntimeContext) -> Result<()> {
+        Ok(())
+    }
+    /// A record of the first stream.
+    fn process1(&mut self, key: &KeyRef<'_, Self::Key>, record: &Self::In1, out: &mut Output<Self::Out>) -> Result<()>;
+    /// A record of the second stream.
+    fn process2(&mut self, key: &KeyRef<'_, Self::Key>, record: &Self::In2, out: &mut Output<Self::Out>) -> Result<()>;
+    /// The function's timers, if it has any; they must be among its `states`, too. Event time is that of both streams: the
+    /// lesser watermark.
+    fn timers(&mut self) -> Option<&mut Timers<Self::Key>> {
+        None
+    }
+    fn on_timer(&mut self, _key: &KeyRef<'_, Self::Key>, _timer: &Timer, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
+    fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Two keyed streams with keys of the same type.
+pub struct ConnectedStreams<A, SA, B, SB> {
+    first: KeyedStream<A, SA>,
+    second: KeyedStream<B, SB>,
+}
+
+/// A keyed stream and one that goes to every subtask.
+pub struct BroadcastConnectedStream<A, SA, B> {
+    first: KeyedStream<A, SA>,
+    second: Stream<B>,
+}
+
+impl<A: Data, SA: KeySelector<A>> KeyedStream<A, SA> {
+    /// Brings this stream and another one with the same keys into one function.
+    pub fn connect<B: Data, SB: KeySelector<B, Key = SA::Key>>(
+        &self,
+        second: &KeyedStream<B, SB>,
+    ) -> ConnectedStreams<A, SA, B, SB> {
+        ConnectedStreams { first: self.clone(), second: second.clone() }
+    }
+
+    /// Brings this stream into a function that gets every record of the other in all of its subtasks: rules, configuration.
+    pub fn connect_broadcast<B: Data>(&self, second: &Stream<B>) -> BroadcastConnectedStream<A, SA, B> {
+        BroadcastConnectedStream { first: self.clone(), second: second.partitioned(Partition::Broadcast) }
+    }
+}
+
+impl<A: Data, SA: KeySelector<A>, B: Data, SB: KeySelector<B, Key = SA::Key>> ConnectedStreams<A, SA, B, SB> {
+    /// `make` makes one function for each subtask. `name` is the operator's identity in snapshots.
+    pub fn process_function<P>(
+        &self,
+        name: impl Into<String>,
+        make: impl Fn() -> P + Send + Sync + 'static,
+    ) -> Stream<P::Out>
+    where
+        P: KeyedCoProcessFunction<Key = SA::Key, In1 = A, In2 = B>,
+    {
+        let (s1, s2) = self.selectors();
+        self.co_process(name, move || CoFunction { first: s1.clone(), second: s2.clone(), function: make() })
+    }
+
+    pub(super) fn selectors(&self) -> (SA, SB) {
+        (self.first.selector.clone(), self.second.selector.clone())
+    }
+
+    pub(super) fn co_process<O: CoOperator<A, B>>(
+        &self,
+        name: impl Into<String>,
+        make: impl Fn() -> O + Send + Sync + 'static,
+    ) -> Stream<O::Out> {
+        add(name, &self.first.stream, &self.second.stream, make)
+    }
+}
+
+impl<A: Data, SA: KeySelector<A>, B: Data> BroadcastConnectedStream<A, SA, B> {
+    /// `make` makes one function for each subtask. `name` is the operator's identity in snapshots.
+    pub fn process_function<P>(
+        &self,
+        name: impl Into<String>,
+        make: impl Fn() -> P + Send + Sync + 'static,
+    ) -> Stream<P::Out>
+    where
+        P: KeyedBroadcastProcessFunction<Key = SA::Key, In = A, Broadcast = B>,
+    {
+        let selector = self.first.selector.clone();
+        let stream = add(name, &self.first.stream, &self.second, move || Broadcasting::new(selector.clone(), make()));
+        stream.last(|n| n.has_lists = true);
+        stream
+    }
+}
+
+/// Adds an operator with two inputs.
+fn add<A: Data, B: Data, O: CoOperator<A, B>>(
+    name: impl Into<String>,
+    first: &Stream<A>,
+    second: &Stream<B>,
+    make: impl Fn() -> O + Send + Sync + 'static,
+) -> Stream<O::Out> {
+    let mut sample = make();
+    let states = sample.states().iter_mut().map(|s| s.descriptor().clone()).collect();
+    let sides = sample.side_outputs().iter().map(|s| (s.name(), s.record_type())).collect();
+    let stream = first.add("connected", Arc::new(CoFactory { make, inputs: PhantomData::<fn(A, B)> }));
+    stream.last(|n| {
+        n.inputs.extend(second.inputs.iter().map(|i| crate::graph::Input { port: 1, ..*i }));
+        n.second_input_type = Some(TypeOf::<B>::shared());
+        n.states = states;
+        n.side_outputs = sides;
+    });
+    stream.name(name)
+}
+
+/// `ConnectedStreams::process_function`
+struct CoFunction<SA, SB, P> {
+    first: SA,
+    second: SB,
+    function: P,
+}
+
+impl<SA, SB, P> CoOperator<P::In1, P::In2> for CoFunction<SA, SB, P>
+where
+    P: KeyedCoProcessFunction,
+    SA: KeySelector<P::In1, Key = P::Key>,
+    SB: KeySelector<P::In2, Key = P::Key>,
+{
+    type Key = P::Key;
+    type Out = P::Out;
+    fn states(&mut self) -> Vec<&mut dyn KeyedTable<P::Key>> {
+        self.function.states()
+    }
+    fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        self.function.side_outputs()
+    }
+    fn open(&mut self, cx: &RuntimeContext) -> Result<()> {
+        let timers = self.function.timers().map(|t| t.opened(cx));
+        check_timers(timers, self.function.states())?;
+        self.function.open(cx)
+    }
+    fn run1(&mut self, batch: &mut Batch<P::In1>, out: &mut Output<P::Out>) -> Result<()> {
+        let Self { first, function, .. } = self;
+        rows(batch, first, out, |key, record, out| function.process1(key, record, out))
+    }
+    fn run2(&mut self, batch: &mut Batch<P::In2>, out: &mut Output<P::Out>) -> Result<()> {
+        let Self { second, function, .. } = self;
+        rows(batch, second, out, |key, record, out| function.process2(key, record, out))
+    }
+    fn on_watermark(&mut self, watermark: i64, out: &mut Output<P::Out>) -> Result<()> {
+        let Some(timers) = self.function.timers() else { return Ok(()) };
+        timers.advance(watermark);
+        while let Some(due) = self.function.timers().and_then(Timers::pop_event) {
+            out.set_timestamp(due.timer.timestamp);
+            self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, out)?;
+        }
+        Ok(())
+    }
+    fn next_processing_time(&mut self) -> Option<i64> {
+        self.function.timers()?.next_processing_time()
+    }
+    fn on_processing_time(&mut self, now: i64, out: &mut Output<P::Out>) -> Result<()> {
+        while let Some(due) = self.function.timers().and_then(|t| t.pop_processing(now)) {
+            self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, out)?;
+        }
+        Ok(())
+    }
+    fn end_of_input(&mut self, out: &mut Output<P::Out>) -> Result<()> {
+        self.function.end_of_input(out)
+    }
+    fn close(&mut self) -> Result<()> {
+        self.function.close()
+    }
+}
+
+/// Calls `f` for each record of a keyed batch, with the record's timestamp on the output.
+#[inline]
+pub(super) fn rows<T: Data, S: KeySelector<T>, U: Data>(
+    batch: &Batch<T>,
+    selector: &S,
+    out: &mut Output<U>,
+    mut f: impl FnMut(&KeyRef<'_, S::Key>, &T, &mut Output<U>) -> Result<()>,
+) -> Result<()> {
+    let timed = !batch.timestamps.is_empty();
+    for (i, (record, &hash)) in batch.records.iter().zip(&batch.hashes).enumerate() {
+        if timed {
+            out.set_timestamp(batch.timestamps[i]);
+        }
+        selector.with_key(record, |key| f(&KeyRef { hash, key }, record, out))?;
+    }
+    Ok(())
+}
