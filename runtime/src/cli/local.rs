@@ -1,6 +1,7 @@
 //! `JOB local`: a whole cluster in one process, with a progress line, Ctrl-C = stop with a savepoint, and a summary.
 use super::run::{bind, no_signals};
 use crate::control::TaskCounters;
+use crate::dataflow::task::TaskId;
 use crate::error::Result;
 use crate::graph::{JobGraph, LogicalGraph};
 use crate::jobmanager::master::{Exit, Master};
@@ -9,7 +10,7 @@ use crate::taskmanager::{self, Health, TaskManager};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use weir_api::config::{JobConfig, TaskManagerConfig};
@@ -122,10 +123,27 @@ fn describe(m: &Master, now: i64) -> String {
         let age = (now - c.triggered_at).max(0) as f64 / 1e3;
         text.push_str(&format!("  checkpoint {} ({}, {} ms) {age:.1} s ago", c.id, bytes(c.size_bytes), c.duration_ms));
     }
+    if let Some(t) = event_time(m) {
+        text.push_str(&format!("  event time {t}"));
+    }
     if m.restarts() > 0 {
         text.push_str(&format!("  {} restarts", m.restarts()));
     }
     text
+}
+
+/// The watermark of the slowest vertex that has one; none where the job has no event time, or after its end.
+fn event_time(m: &Master) -> Option<String> {
+    let tasks = m.plan().vertices.iter().flat_map(|v| (0..v.parallelism).map(|s| TaskId { vertex: v.id, subtask: s }));
+    let least = tasks.filter_map(|t| m.counters(t).watermark).min().filter(|w| *w < i64::MAX)?;
+    // humantime writes the years 1970 to 9999
+    match u64::try_from(least) {
+        Ok(ms) if ms < 253_402_300_800_000 => {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+            Some(humantime::format_rfc3339_seconds(time).to_string())
+        }
+        _ => Some(format!("{least} ms")),
+    }
 }
 
 fn first_line(text: &str) -> String {
@@ -135,8 +153,7 @@ fn first_line(text: &str) -> String {
 /// Records that the sources of the current attempt have read.
 fn records_read(m: &Master) -> u64 {
     let sources = m.plan().vertices.iter().filter(|v| v.is_source);
-    let tasks =
-        sources.flat_map(|v| (0..v.parallelism).map(|subtask| crate::dataflow::task::TaskId { vertex: v.id, subtask }));
+    let tasks = sources.flat_map(|v| (0..v.parallelism).map(|subtask| TaskId { vertex: v.id, subtask }));
     // a reader that counts nothing is known by what comes out of its chain
     let read = |c: TaskCounters| if c.records_in > 0 { c.records_in } else { c.records_out };
     tasks.map(|t| read(m.counters(t))).sum()

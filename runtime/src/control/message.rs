@@ -104,6 +104,8 @@ pub struct TaskCounters {
     pub busy_micros: u64,
     pub idle_micros: u64,
     pub backpressured_micros: u64,
+    /// Event time reached, ms since the Unix epoch; none before the first watermark.
+    pub watermark: Option<i64>,
 }
 
 impl From<&TaskMetrics> for TaskCounters {
@@ -118,6 +120,7 @@ impl From<&TaskMetrics> for TaskCounters {
             busy_micros: m.busy_micros(),
             idle_micros: m.idle_micros(),
             backpressured_micros: m.backpressured_micros(),
+            watermark: Some(m.watermark()).filter(|w| *w > i64::MIN),
         }
     }
 }
@@ -135,6 +138,8 @@ impl std::ops::Add for TaskCounters {
             busy_micros: self.busy_micros + o.busy_micros,
             idle_micros: self.idle_micros + o.idle_micros,
             backpressured_micros: self.backpressured_micros + o.backpressured_micros,
+            // the slowest of those that have event time
+            watermark: self.watermark.into_iter().chain(o.watermark).min(),
         }
     }
 }

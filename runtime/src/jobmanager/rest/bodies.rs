@@ -255,6 +255,16 @@ pub fn vertex(m: &Master, id: &str, now: Millis) -> Option<VertexDetails> {
     })
 }
 
+/// Event time of each subtask of a vertex with inputs, under Flink's names; ms since the Unix epoch.
+pub fn watermarks(m: &Master, id: &str) -> Option<Vec<MetricValue>> {
+    let v = m.plan().vertices.iter().find(|v| v.rest_id(&m.config().job) == id)?;
+    let value = |t: TaskId| MetricValue {
+        id: format!("{}.currentInputWatermark", t.subtask),
+        value: Some(m.counters(t).watermark.unwrap_or(i64::MIN).to_string()),
+    };
+    Some(if v.is_source { Vec::new() } else { subtasks(v).map(value).collect() })
+}
+
 pub fn exceptions(m: &Master) -> JobExceptions {
     let some = |s: &String| (!s.is_empty()).then(|| s.clone());
     let entries = m.exceptions().map(|e| ExceptionInfo {

@@ -116,5 +116,13 @@ pub fn exposition(m: &Master, now: Millis) -> String {
             metric.sample(&labels, value(vertex_counters(m, v)));
         }
     }
+    let mut metric =
+        e.metric("weir_task_watermark_seconds", Kind::Gauge, "Event time of the slowest subtask, since the epoch.");
+    for v in &m.plan().vertices {
+        if let Some(w) = vertex_counters(m, v).watermark {
+            let labels = [labels[0], labels[1], ("vertex", v.name.as_str())];
+            metric.sample(&labels, w as f64 / 1e3);
+        }
+    }
     e.finish()
 }

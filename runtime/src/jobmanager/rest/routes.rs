@@ -41,6 +41,7 @@ pub fn router(jobmanager: Handle) -> Router {
         .route("/jobs/{job}/stop", post(stop))
         .route("/jobs/{job}/exceptions", get(exceptions))
         .route("/jobs/{job}/vertices/{vertex}", get(vertex))
+        .route("/jobs/{job}/vertices/{vertex}/watermarks", get(watermarks))
         .route("/jobs/{job}/metrics", get(job_metrics))
         .route("/taskmanagers", get(taskmanagers));
     Router::new()
@@ -114,6 +115,12 @@ async fn exceptions(State(jm): Jm, Path(job): Path<String>) -> Reply<JobExceptio
 async fn vertex(State(jm): Jm, Path((job, vertex)): Path<(String, String)>) -> Reply<VertexDetails> {
     let found = of_job(&jm, job, move |m, now| {
         bodies::vertex(m, &vertex, now).ok_or_else(|| RestError::not_found(format!("vertex {vertex} not found")))
+    });
+    Ok(Json(found.await?))
+}
+async fn watermarks(State(jm): Jm, Path((job, vertex)): Path<(String, String)>) -> Reply<Vec<MetricValue>> {
+    let found = of_job(&jm, job, move |m, _| {
+        bodies::watermarks(m, &vertex).ok_or_else(|| RestError::not_found(format!("vertex {vertex} not found")))
     });
     Ok(Json(found.await?))
 }
