@@ -30,6 +30,22 @@ pub fn expand(input: &DeriveInput) -> Result<Tokens> {
         let pattern = pattern(s);
         quote!(#pattern => #hash,)
     });
+    // an enum is compared by its own `==`
+    let same = match &shapes[..] {
+        [s] if s.variant.is_none() && !s.fields.is_empty() => {
+            let fields = s.fields.iter().map(|f| {
+                let (member, span) = (&f.member, f.ty.span());
+                quote_spanned!(span=> ::weir::data::Key::same_key(&self.#member, &other.#member))
+            });
+            Some(quote! {
+                #[inline]
+                fn same_key(&self, other: &Self) -> bool {
+                    #(#fields)&&*
+                }
+            })
+        }
+        _ => None,
+    };
     Ok(quote! {
         #[automatically_derived]
         #[allow(clippy::all, unused_variables, non_snake_case)]
@@ -38,6 +54,7 @@ pub fn expand(input: &DeriveInput) -> Result<Tokens> {
             fn key_hash(&self) -> u64 {
                 match self { #(#arms)* }
             }
+            #same
         }
     })
 }

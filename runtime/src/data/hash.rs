@@ -10,7 +10,35 @@ const SECRETS: rapidhash::v3::RapidSecrets = rapidhash::v3::RapidSecrets::seed_c
 /// Hash of a byte string.
 #[inline]
 pub fn hash_bytes(bytes: &[u8]) -> u64 {
+    if bytes.len() <= 16 {
+        // the same function up to this length (`short_strings_hash_as_long_ones_do`), and inlined
+        rapidhash::v3::rapidhash_v3_inline::<true, true, false>(bytes, &SECRETS)
+    } else {
+        hash_long(bytes)
+    }
+}
+
+#[inline(never)]
+fn hash_long(bytes: &[u8]) -> u64 {
     rapidhash::v3::rapidhash_v3_micro_inline::<true, false>(bytes, &SECRETS)
+}
+
+/// Whether two byte strings are the same. Short ones, as most keys are, by two loads each and no call.
+#[inline]
+pub fn same_bytes(a: &[u8], b: &[u8]) -> bool {
+    fn word<const N: usize>(bytes: &[u8], at: usize) -> Option<&[u8; N]> {
+        bytes.get(at..at + N)?.first_chunk()
+    }
+    let n = a.len();
+    if n != b.len() {
+        return false;
+    }
+    match n {
+        // the first and the last word overlap
+        8..=16 => word::<8>(a, 0) == word::<8>(b, 0) && word::<8>(a, n - 8) == word::<8>(b, n - 8),
+        4..=7 => word::<4>(a, 0) == word::<4>(b, 0) && word::<4>(a, n - 4) == word::<4>(b, n - 4),
+        _ => a == b,
+    }
 }
 
 /// Hash of an integer of at most 64 bits (signed ones by their two's complement, sign-extended).
@@ -28,4 +56,31 @@ pub fn hash_u64(x: u64) -> u64 {
 #[inline]
 pub fn hash_combine(a: u64, b: u64) -> u64 {
     hash_u64(a.rotate_left(23) ^ b.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_strings_hash_as_long_ones_do() {
+        let text: Vec<u8> = (5..).step_by(37).map(|i: u32| i as u8).take(40).collect();
+        for n in 0..=text.len() {
+            assert_eq!(hash_bytes(&text[..n]), hash_long(&text[..n]), "{n} bytes");
+        }
+    }
+
+    #[test]
+    fn bytes_are_the_same_when_all_are() {
+        let text: Vec<u8> = (0..40).collect();
+        for n in 0..=text.len() {
+            assert!(same_bytes(&text[..n], &text[..n].to_vec()), "{n} bytes");
+            assert!(n == 0 || !same_bytes(&text[..n], &text[..n - 1]), "{n} bytes and one less");
+            for changed in 0..n {
+                let mut other = text[..n].to_vec();
+                other[changed] ^= 0x80;
+                assert!(!same_bytes(&text[..n], &other), "{n} bytes, byte {changed} differs");
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@ mod primitives;
 mod schema;
 
 pub use compact_str::CompactString as Str;
-pub use hash::{HASH_VERSION, hash_bytes, hash_combine, hash_u64};
+pub use hash::{HASH_VERSION, hash_bytes, hash_combine, hash_u64, same_bytes};
 pub use schema::{Field, Type, Variant};
 pub use weir_derive::{Key, Record, State};
 
@@ -40,6 +40,11 @@ pub trait Data: Clone + Send + Sync + 'static {
 /// [`hash_bytes`] and [`hash_combine`].
 pub trait Key: Data + Eq {
     fn key_hash(&self) -> u64;
+    /// The same as `==`, for use where a record meets its state: short strings are compared without a call.
+    #[inline]
+    fn same_key(&self, other: &Self) -> bool {
+        self == other
+    }
 }
 
 /// Takes the next `n` bytes off the front of `input`.

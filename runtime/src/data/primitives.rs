@@ -1,5 +1,5 @@
 //! `Data` and `Key` of primitives, strings, options, collections and tuples.
-use super::{Data, DecodeError, Key, Str, Type, hash_bytes, hash_combine, hash_u64, put_len, take, take_len};
+use super::{Data, DecodeError, Key, Str, Type, hash_bytes, hash_combine, hash_u64, put_len, same_bytes, take, take_len};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
@@ -128,6 +128,10 @@ macro_rules! strings {
             #[inline]
             fn key_hash(&self) -> u64 {
                 hash_bytes(self.as_bytes())
+            }
+            #[inline]
+            fn same_key(&self, other: &Self) -> bool {
+                same_bytes(self.as_bytes(), other.as_bytes())
             }
         }
     )*};
@@ -264,6 +268,10 @@ macro_rules! tuples {
                 let mut h = 0;
                 $(h = hash_combine(h, self.$i.key_hash());)+
                 h
+            }
+            #[inline]
+            fn same_key(&self, other: &Self) -> bool {
+                $(self.$i.same_key(&other.$i))&&+
             }
         }
     };

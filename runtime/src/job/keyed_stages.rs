@@ -73,21 +73,10 @@ impl<T: Data, S: KeySelector<T>, F: Fn(&mut T, T) + Send + 'static> KeyedOperato
         vec![&mut self.state]
     }
     fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<T>) -> Result<()> {
-        match batch.timestamps.is_empty() {
-            true => self.rows::<false>(batch, out),
-            false => self.rows::<true>(batch, out),
-        }
-        Ok(())
-    }
-}
-
-impl<T: Data, S: KeySelector<T>, F: Fn(&mut T, T)> Reduce<T, S, F> {
-    fn rows<const TIMED: bool>(&mut self, batch: &mut Batch<T>, out: &mut Output<T>) {
         let Self { selector, f, state } = self;
-        for (i, (record, &hash)) in batch.records.drain(..).zip(&batch.hashes).enumerate() {
-            if TIMED {
-                out.set_timestamp(batch.timestamps[i]);
-            }
+        // each result takes the place of its record, beside its timestamp: collecting a vector's own records allocates nothing
+        let records = std::mem::take(&mut batch.records).into_iter().zip(&batch.hashes);
+        let reduced = records.map(|(record, &hash)| {
             let mut first = false;
             let reduced = selector.with_key(&record, |key| {
                 let first = &mut first;
@@ -96,11 +85,15 @@ impl<T: Data, S: KeySelector<T>, F: Fn(&mut T, T)> Reduce<T, S, F> {
                     record.clone()
                 })
             });
-            if !first {
-                f(reduced, record);
+            if first {
+                return record;
             }
-            out.push(reduced.clone());
-        }
+            f(reduced, record);
+            reduced.clone()
+        });
+        batch.records = reduced.collect();
+        batch.hashes.clear();
+        out.forward(batch)
     }
 }
 

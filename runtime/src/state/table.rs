@@ -66,6 +66,18 @@ fn spin(hash: u64) -> u64 {
     hash.rotate_left(32)
 }
 
+/// Out of line: the loop of an operator finds nearly every key.
+#[cold]
+#[inline(never)]
+fn insert_absent<'a, K: Key, V>(
+    table: &'a mut Table<K, V>,
+    hash: u64,
+    key: &K,
+    new: impl FnOnce() -> V,
+) -> &'a mut V {
+    &mut table.insert_unique(spin(hash), (key.clone(), new()), |e| spin(e.0.key_hash())).into_mut().1
+}
+
 impl<K: Key, V: Data> Segment<K, V> {
     fn new(table: Table<K, V>, depth: u32, split_at: usize) -> Self {
         Self { table, limit: split_at, depth, split_at, shared: None }
@@ -125,16 +137,16 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
     #[inline]
     pub fn upsert_with(&mut self, hash: u64, key: &K, new: impl FnOnce() -> V) -> &mut V {
         let at = self.writable(hash);
-        match self.segments[at].table.entry(spin(hash), |e| e.0 == *key, |e| spin(e.0.key_hash())) {
-            Entry::Occupied(e) => &mut e.into_mut().1,
-            Entry::Vacant(e) => &mut e.insert((key.clone(), new())).into_mut().1,
+        match self.segments[at].table.find_entry(spin(hash), |e| e.0.same_key(key)) {
+            Ok(e) => &mut e.into_mut().1,
+            Err(absent) => insert_absent(absent.into_table(), hash, key, new),
         }
     }
 
     #[inline]
     pub fn get(&self, hash: u64, key: &K) -> Option<&V> {
         let segment = &self.segments[self.segment_of(hash)];
-        segment.readable().find(spin(hash), |e| e.0 == *key).map(|e| &e.1)
+        segment.readable().find(spin(hash), |e| e.0.same_key(key)).map(|e| &e.1)
     }
 
     /// Writes nothing, but a shared segment that holds the key is copied.
@@ -145,14 +157,14 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
             self.get(hash, key)?;
             at = self.make_writable(hash);
         }
-        self.segments[at].table.find_mut(spin(hash), |e| e.0 == *key).map(|e| &mut e.1)
+        self.segments[at].table.find_mut(spin(hash), |e| e.0.same_key(key)).map(|e| &mut e.1)
     }
 
     /// Sets the value of `key` and returns the one before.
     #[inline]
     pub fn insert(&mut self, hash: u64, key: &K, value: V) -> Option<V> {
         let at = self.writable(hash);
-        match self.segments[at].table.entry(spin(hash), |e| e.0 == *key, |e| spin(e.0.key_hash())) {
+        match self.segments[at].table.entry(spin(hash), |e| e.0.same_key(key), |e| spin(e.0.key_hash())) {
             Entry::Occupied(e) => Some(std::mem::replace(&mut e.into_mut().1, value)),
             Entry::Vacant(e) => {
                 e.insert((key.clone(), value));
@@ -165,7 +177,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
     #[inline]
     pub fn reduce(&mut self, hash: u64, key: &K, value: V, merge: impl FnOnce(&mut V, V)) -> &mut V {
         let at = self.writable(hash);
-        match self.segments[at].table.entry(spin(hash), |e| e.0 == *key, |e| spin(e.0.key_hash())) {
+        match self.segments[at].table.entry(spin(hash), |e| e.0.same_key(key), |e| spin(e.0.key_hash())) {
             Entry::Occupied(e) => {
                 let stored = &mut e.into_mut().1;
                 merge(stored, value);
@@ -178,7 +190,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
     /// Adds an entry whose key is not there yet. Gives it back if it is.
     pub fn insert_new(&mut self, hash: u64, key: K, value: V) -> Result<(), (K, V)> {
         let at = self.writable(hash);
-        match self.segments[at].table.entry(spin(hash), |e| e.0 == key, |e| spin(e.0.key_hash())) {
+        match self.segments[at].table.entry(spin(hash), |e| e.0.same_key(&key), |e| spin(e.0.key_hash())) {
             Entry::Occupied(_) => Err((key, value)),
             Entry::Vacant(e) => {
                 e.insert((key, value));
@@ -192,7 +204,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         self.get(hash, key)?; // absent: a shared segment stays shared
         let at = self.writable(hash);
         let table = &mut self.segments[at].table;
-        let ((_, value), _) = table.find_entry(spin(hash), |e| e.0 == *key).ok()?.remove();
+        let ((_, value), _) = table.find_entry(spin(hash), |e| e.0.same_key(key)).ok()?.remove();
         if table.len() < table.capacity() / 8 && table.capacity() > 64 {
             table.shrink_to(table.len() * 2, |e| spin(e.0.key_hash()));
         }

@@ -40,7 +40,7 @@ struct Args {
     /// Folder for inputs (a text of 1 GB) and what jobs write [default: weir-bench in the cache folder]
     #[arg(long)]
     folder: Option<PathBuf>,
-    /// Only the workloads whose row or name contains one of these
+    /// Only the workloads of these rows, or whose name contains one of these
     filters: Vec<String>,
     /// Cargo says so
     #[arg(long, hide = true)]
@@ -91,7 +91,8 @@ fn run(args: &Args) -> Result<bool> {
     let folder = args.folder.clone().map_or_else(|| weir_tests::cache_dir().map(|d| d.join("bench")), Ok)?;
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let chosen = |row: &str, name: &str| {
-        args.filters.is_empty() || args.filters.iter().any(|f| row == f || name.contains(f.as_str()))
+        let is_row = |f: &str| f.parse::<u32>().is_ok();
+        args.filters.is_empty() || args.filters.iter().any(|f| if is_row(f) { row == f } else { name.contains(f.as_str()) })
     };
     let mut workloads = workloads::all(scale);
     workloads.retain(|w| chosen(w.row, w.name));
