@@ -1,5 +1,7 @@
 //! `Data` and `Key` of primitives, strings, options, collections and tuples.
-use super::{Data, DecodeError, Key, Str, Type, hash_bytes, hash_combine, hash_u64, put_len, same_bytes, take, take_len};
+use super::{
+    Data, DecodeError, Key, Str, Type, hash_bytes, hash_combine, hash_u64, put_len, same_bytes, take, take_len,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 

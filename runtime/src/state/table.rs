@@ -69,12 +69,7 @@ fn spin(hash: u64) -> u64 {
 /// Out of line: the loop of an operator finds nearly every key.
 #[cold]
 #[inline(never)]
-fn insert_absent<'a, K: Key, V>(
-    table: &'a mut Table<K, V>,
-    hash: u64,
-    key: &K,
-    new: impl FnOnce() -> V,
-) -> &'a mut V {
+fn insert_absent<'a, K: Key, V>(table: &'a mut Table<K, V>, hash: u64, key: &K, new: impl FnOnce() -> V) -> &'a mut V {
     &mut table.insert_unique(spin(hash), (key.clone(), new()), |e| spin(e.0.key_hash())).into_mut().1
 }
 

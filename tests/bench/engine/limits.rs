@@ -279,7 +279,9 @@ fn words_of(path: &Path, from: u64, to: u64) -> io::Result<Words> {
         };
         let mut last = read == 0;
         let stop = (to - 1).saturating_sub(at) as usize;
-        if stop < end && let Some(newline) = memchr::memchr(b'\n', &text[stop..end]) {
+        if stop < end
+            && let Some(newline) = memchr::memchr(b'\n', &text[stop..end])
+        {
             (end, last) = (stop + newline + 1, true);
         }
         words.feed(&text[start.min(end)..end]);
@@ -297,7 +299,8 @@ pub fn word_count(path: &Path, threads: u64) -> io::Result<Outcome> {
     let started = Instant::now();
     let bound = |i: u64| if i == threads { size } else { size / threads * i };
     let parts: Vec<io::Result<Words>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|i| scope.spawn(move || words_of(path, bound(i), bound(i + 1)))).collect();
+        let threads: Vec<_> =
+            (0..threads).map(|i| scope.spawn(move || words_of(path, bound(i), bound(i + 1)))).collect();
         threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))).collect()
     });
     let (mut total, mut all) = (0, HashMap::<Box<[u8]>, u64, RandomState>::default());

@@ -92,7 +92,8 @@ fn run(args: &Args) -> Result<bool> {
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let chosen = |row: &str, name: &str| {
         let is_row = |f: &str| f.parse::<u32>().is_ok();
-        args.filters.is_empty() || args.filters.iter().any(|f| if is_row(f) { row == f } else { name.contains(f.as_str()) })
+        args.filters.is_empty()
+            || args.filters.iter().any(|f| if is_row(f) { row == f } else { name.contains(f.as_str()) })
     };
     let mut workloads = workloads::all(scale);
     workloads.retain(|w| chosen(w.row, w.name));
@@ -123,7 +124,8 @@ fn run(args: &Args) -> Result<bool> {
     );
     let json = args.json.clone().unwrap_or_else(|| folder.join("engine.json"));
     let all = serde_json::json!({ "machine": machine(), "short": args.short, "lines": lines });
-    std::fs::write(&json, serde_json::to_vec_pretty(&all)?).with_context(|| format!("cannot write {}", json.display()))?;
+    std::fs::write(&json, serde_json::to_vec_pretty(&all)?)
+        .with_context(|| format!("cannot write {}", json.display()))?;
     println!("figures of all runs: {}", json.display());
     Ok(lines.iter().all(|l| l.wrong.is_none()))
 }
@@ -158,7 +160,7 @@ fn pair(w: &Workload, folder: &Path, run: usize) -> Result<Pair> {
             }
             (measure::run_loop(&arguments)?, w.run.measure(folder)?)
         }
-        Limit::Unchecked if run % 2 == 0 => {
+        Limit::Unchecked if run.is_multiple_of(2) => {
             let limit = w.run.without_checkpoints().measure(folder)?.0;
             (limit, w.run.measure(folder)?)
         }
@@ -217,8 +219,7 @@ fn verify(w: &Workload, folder: &Path) -> Result<()> {
 
 fn idle(folder: &Path, runs: usize) -> Result<[Line; 2]> {
     let found = (0..runs.max(1)).map(|_| measure::idle(folder)).collect::<Result<Vec<_>>>()?;
-    let (memory, seconds) =
-        (table::median(found.iter().map(|f| f.0)), table::median(found.iter().map(|f| f.1)));
+    let (memory, seconds) = (table::median(found.iter().map(|f| f.0)), table::median(found.iter().map(|f| f.1)));
     Ok([
         Line::plain("14", "idle jobmanager + taskmanager: resident memory", memory, 40.0, 25.0, 880.0, "MiB"),
         Line::plain("14", "start of both processes until the slots are there", seconds, 0.3, 0.1, 12.2, "s"),

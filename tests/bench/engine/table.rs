@@ -154,8 +154,19 @@ impl Line {
 /// Prints the table as Markdown, with columns that line up.
 pub fn print(lines: &[Line]) {
     let head = [
-        "row", "work (M/s)", "Weir", "limit", "ratio", "min-max", "by CPU", "must (goal)", "Flink 2.3", "timely", "CPU s",
-        "peak MiB", "allocs/rec",
+        "row",
+        "work (M/s)",
+        "Weir",
+        "limit",
+        "ratio",
+        "min-max",
+        "by CPU",
+        "must (goal)",
+        "Flink 2.3",
+        "timely",
+        "CPU s",
+        "peak MiB",
+        "allocs/rec",
     ];
     let mut cells = vec![head.map(str::to_owned)];
     cells.extend(lines.iter().map(Line::cells));

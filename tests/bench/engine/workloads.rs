@@ -55,9 +55,8 @@ pub fn all(scale: Scale) -> Vec<Workload> {
     let mut all = Vec::new();
     let n = |millions: u64| millions * M / scale.divide;
     let reduce = |job: &'static str, records: u64, keys: u64, deploy: Deploy| Run::reduce(job, records, keys, deploy);
-    let a_loop = |name: &str, records: u64, keys: u64| {
-        Limit::Loop(vec![name.to_owned(), records.to_string(), keys.to_string()])
-    };
+    let a_loop =
+        |name: &str, records: u64, keys: u64| Limit::Loop(vec![name.to_owned(), records.to_string(), keys.to_string()]);
     let (one, two) = (Deploy::Local(1), Deploy::Local(2));
     for (row, name, limit, deploy, keys, records, must, goal, flink, timely) in [
         ("1", "reduce, 2 string keys, p=1", "str", one, 2, n(100), 0.5, 0.8, 7.41, 20.6),
