@@ -55,6 +55,18 @@
 //!    [log](checkpoint::log): that one conditional put is the moment at which the checkpoint exists.
 //! 6. Every task hears of it, and sinks make what they pre-committed visible.
 //!
+//! # The life of a watermark
+//! 1. [`Stream::watermarks`](job::Stream::watermarks) gives each record its event time, a column of the batch that every
+//!    operator hands on, and says behind each batch how far event time has come: of several splits that a source reads side by
+//!    side, the slowest counts; what is silent for longer than the strategy's idleness does not.
+//! 2. It travels in order with the batches. An exchange sends it behind the next batch of each channel, or with the next flush.
+//! 3. The consumer's task [merges](dataflow::valve) those of its inputs: the least counts, idle ones are left out, and none goes
+//!    back.
+//! 4. Keyed operators hear of it before it is handed on: due [timers](job::Timers) fire, windows close. What they emit carries
+//!    the time that it belongs to.
+//! 5. `i64::MAX` ends event time when the input has ended or the job is drained. Watermarks are not part of snapshots: after
+//!    a restore event time begins anew with the first records.
+//!
 //! # The life of a key
 //! Its 64-bit hash never changes. The top bits choose one of `max_parallelism` [key groups](mod@graph::key_group); a range of
 //! groups belongs to each subtask. State lies in the order of the hash, in memory and in files, so a rescale hands out

@@ -35,6 +35,8 @@ pub trait Inlet: Send + 'static {
     fn take(&mut self, channel: usize, element: Self::Element) -> Result<Taken>;
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()>;
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+    /// As [`Stage::poll_drained`].
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
     fn next_timer(&mut self) -> Option<i64>;
 }
 
@@ -79,6 +81,9 @@ impl<T: Data> Inlet for One<T> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.head.poll_ready(cx)
     }
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.head.poll_drained(cx)
+    }
     fn next_timer(&mut self) -> Option<i64> {
         self.head.next_timer()
     }
@@ -91,6 +96,8 @@ pub trait TwoInputStage<A, B>: Send {
     /// As [`Stage::signal`]; watermarks are those of both inputs together.
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()>;
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+    /// As [`Stage::poll_drained`].
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
     fn next_timer(&mut self) -> Option<i64>;
 }
 
@@ -156,6 +163,9 @@ impl<A: Data, B: Data, S: TwoInputStage<A, B> + 'static> Inlet for Two<A, B, S> 
     }
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.stage.poll_ready(cx)
+    }
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.stage.poll_drained(cx)
     }
     fn next_timer(&mut self) -> Option<i64> {
         self.stage.next_timer()

@@ -31,6 +31,8 @@ struct Running<I> {
     valve: Valve,
     /// Inputs that have not ended.
     open: Vec<bool>,
+    /// All inputs have ended, and what the chain holds back comes first.
+    draining: bool,
     /// When the first barrier of the alignment under way arrived.
     aligning_since: Option<Instant>,
     /// The snapshot that ends tasks, acknowledged and not complete yet.
@@ -52,6 +54,8 @@ enum Wake<E> {
     Dry,
     /// A processing-time timer is due.
     Time(i64),
+    /// All inputs have ended, and nothing is held back any more.
+    Drained,
 }
 
 impl<I: Inlet> TaskBody for InputTask<I> {
@@ -65,6 +69,7 @@ impl<I: Inlet> TaskBody for InputTask<I> {
             aligner: Aligner::new(channels),
             valve: Valve::new(channels),
             open: vec![true; channels],
+            draining: false,
             aligning_since: None,
             ending: None,
             dirty: false,
@@ -97,6 +102,10 @@ impl<I: Inlet> Running<I> {
                     self.timing.busy_until(now);
                 }
                 Wake::Time(now) => self.signal(&mut Signal::ProcessingTime(now))?,
+                Wake::Drained => {
+                    self.draining = false;
+                    self.signal(&mut Signal::EndOfInput)?;
+                }
                 Wake::Element(input, element) => {
                     self.element(input, element)?;
                     elements += 1;
@@ -156,7 +165,13 @@ impl<I: Inlet> Running<I> {
                 }
                 self.ready = true;
             }
-            match self.inlet.poll_next(cx, &self.aligner) {
+            let next = match self.draining {
+                // what follows is a barrier, which stays behind what is held back
+                true if self.inlet.poll_drained(cx)?.is_ready() => return Poll::Ready(Ok(Wake::Drained)),
+                true => Poll::Pending,
+                false => self.inlet.poll_next(cx, &self.aligner),
+            };
+            match next {
                 Poll::Ready(r) => Poll::Ready(r.map(|(i, e)| Wake::Element(i, e))),
                 Poll::Pending if self.dirty => Poll::Ready(Ok(Wake::Dry)),
                 Poll::Pending => {
@@ -198,7 +213,7 @@ impl<I: Inlet> Running<I> {
             Control::EndOfInput => {
                 let was_open = std::mem::replace(&mut self.open[input], false);
                 if was_open && !self.open.contains(&true) {
-                    self.signal(&mut Signal::EndOfInput)?;
+                    self.draining = true;
                 }
             }
             Control::Barrier(barrier) => {

@@ -158,6 +158,18 @@ impl<T: Clone> Output<T> {
         Poll::Ready(Ok(()))
     }
 
+    /// As [`Stage::poll_drained`], of all stages behind.
+    pub fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        if !self.batch.is_empty() {
+            self.emit();
+            self.check()?;
+        }
+        for stage in &mut self.next {
+            ready!(stage.poll_drained(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// The earliest time at which a stage behind wants [`Signal::ProcessingTime`]; ms since the Unix epoch.
     pub fn next_timer(&mut self) -> Option<i64> {
         self.next.iter_mut().filter_map(|s| s.next_timer()).min()

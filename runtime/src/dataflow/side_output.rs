@@ -62,6 +62,7 @@ pub trait AnySideOutput: Send {
     fn connect(&mut self, next: Vec<AnyStage>) -> Result<()>;
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()>;
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
     /// The error that a stage behind had since the last call.
     fn check(&mut self) -> Result<()>;
     fn next_timer(&mut self) -> Option<i64>;
@@ -83,6 +84,9 @@ impl<T: Data> AnySideOutput for SideOutput<T> {
     }
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.out.poll_ready(cx)
+    }
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.out.poll_drained(cx)
     }
     fn check(&mut self) -> Result<()> {
         self.out.check()

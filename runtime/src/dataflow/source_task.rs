@@ -31,6 +31,8 @@ enum Wake {
     Cancelled,
     /// A processing-time timer is due.
     Time(i64),
+    /// Nothing is held back any more.
+    Drained,
     Ready(Result<()>),
 }
 
@@ -41,6 +43,8 @@ struct Running<R: SourceReader> {
     ended: bool,
     /// The snapshot that ends tasks and is under way: nothing is read meanwhile.
     paused: Option<CheckpointId>,
+    /// A barrier before which the job is drained, and which waits for what the chain holds back.
+    draining: Option<Barrier>,
     /// The end of the input was signalled: at the end, or for a snapshot that drains.
     end_signalled: bool,
     last_flush: Instant,
@@ -58,6 +62,7 @@ impl<R: SourceReader> TaskBody for SourceTask<R> {
             io,
             ended: false,
             paused: None,
+            draining: None,
             end_signalled: false,
             last_flush: now,
             wakeup,
@@ -84,6 +89,12 @@ impl<R: SourceReader> Running<R> {
                 }
                 Wake::Time(now) => {
                     self.processing_time(now)?;
+                    continue;
+                }
+                Wake::Drained => {
+                    if let Some(barrier) = self.draining.take() {
+                        self.barrier(barrier)?;
+                    }
                     continue;
                 }
                 Wake::Ready(r) => r?,
@@ -116,7 +127,7 @@ impl<R: SourceReader> Running<R> {
                 }
                 ReadStatus::End => {
                     self.ended = true;
-                    self.task.out.signal(&mut Signal::Watermark(i64::MAX))?;
+                    self.end_of_event_time()?;
                     self.flush(now)?;
                     let _ = self.io.events.send((self.io.id, TaskEvent::SourceEnded));
                 }
@@ -137,7 +148,7 @@ impl<R: SourceReader> Running<R> {
 
     /// The next command, a timer, or readiness to read (never while paused or at the end).
     async fn next_wake(&mut self) -> Wake {
-        let reading = !self.ended && self.paused.is_none();
+        let reading = !self.ended && self.paused.is_none() && self.draining.is_none();
         let wake = poll_fn(|cx| {
             match self.io.commands.poll_recv(cx) {
                 Poll::Ready(Some(c)) => return Poll::Ready(Wake::Command(c)),
@@ -149,6 +160,15 @@ impl<R: SourceReader> Running<R> {
                 // what is emitted behind a barrier that ends tasks would be lost: timers wait for the restore
                 false if self.paused.is_some() => Poll::Pending,
                 false => {
+                    if self.draining.is_some()
+                        && let Poll::Ready(drained) = self.task.out.poll_drained(cx)
+                    {
+                        return Poll::Ready(drained.map_or_else(|e| Wake::Ready(Err(e)), |()| Wake::Drained));
+                    }
+                    // what the chain holds back wakes the task that has asked
+                    if let Poll::Ready(Err(e)) = self.task.out.poll_ready(cx) {
+                        return Poll::Ready(Wake::Ready(Err(e)));
+                    }
                     let due = self.task.out.next_timer();
                     self.wakeup.poll(cx, due).map(Wake::Time)
                 }
@@ -196,6 +216,12 @@ impl<R: SourceReader> Running<R> {
     /// True when the task ends.
     fn command(&mut self, command: TaskCommand) -> Result<bool> {
         match command {
+            TaskCommand::Trigger(barrier) if barrier.kind.drains() => {
+                if !self.ended {
+                    self.end_of_event_time()?;
+                }
+                self.draining = Some(barrier);
+            }
             TaskCommand::Trigger(barrier) => self.barrier(barrier)?,
             TaskCommand::Complete(id) => {
                 self.task.reader.complete(id)?;
@@ -204,9 +230,10 @@ impl<R: SourceReader> Running<R> {
             }
             TaskCommand::Aborted(id) => {
                 self.task.out.signal(&mut Signal::Aborted(id))?;
-                if self.paused == Some(id) {
+                let draining = self.draining.take_if(|b| b.id == id).is_some();
+                if draining || self.paused == Some(id) {
                     self.paused = None;
-                    if self.end_signalled && !self.ended {
+                    if (draining || self.end_signalled) && !self.ended {
                         // event time has ended behind this source; records that followed would all be late
                         let e = Error::external(
                             ErrorCode::Checkpoint,
@@ -220,15 +247,14 @@ impl<R: SourceReader> Running<R> {
         Ok(false)
     }
 
+    fn end_of_event_time(&mut self) -> Result<()> {
+        self.task.out.signal(&mut Signal::Watermark(i64::MAX))
+    }
+
     fn barrier(&mut self, barrier: Barrier) -> Result<()> {
         let started = Instant::now();
-        if barrier.kind.drains() {
-            if !self.ended {
-                self.task.out.signal(&mut Signal::Watermark(i64::MAX))?;
-            }
-            if !std::mem::replace(&mut self.end_signalled, true) {
-                self.task.out.signal(&mut Signal::EndOfInput)?;
-            }
+        if barrier.kind.drains() && !std::mem::replace(&mut self.end_signalled, true) {
+            self.task.out.signal(&mut Signal::EndOfInput)?;
         }
         if barrier.kind.ends_tasks() {
             self.paused = Some(barrier.id);

@@ -16,6 +16,11 @@ pub trait Stage<T>: Send {
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()>;
     /// Ready when the exchanges behind this stage take another batch. The task asks before it feeds the chain again.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+    /// Ready when nothing is held back that would be emitted later by itself (calls to other systems). The task asks before it
+    /// passes the end of the input.
+    fn poll_drained(&mut self, _cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
     /// The earliest time at which this stage or one behind it wants [`Signal::ProcessingTime`]; ms since the Unix epoch.
     /// The task asks when it has nothing else to do, and every few batches.
     fn next_timer(&mut self) -> Option<i64> {

@@ -1,7 +1,9 @@
 //! Stages of keyed operators with two inputs: shared state, watermarks of both, restore and snapshot.
 use super::function::RuntimeContext;
 use super::keyed_stages::restore_states;
-use super::stages::{check_sides, connect_sides, next_timer, output, poll_sides, runtime_context, signal_sides};
+use super::stages::{
+    check_sides, connect_sides, drain_sides, next_timer, output, poll_sides, runtime_context, signal_sides,
+};
 use crate::checkpoint::handles::Bytes64;
 use crate::data::{Data, Key};
 use crate::dataflow::factory::{AnyReceiver, AnyStage, BuildContext, Consumers, NodeFactory, two_input_task};
@@ -106,6 +108,10 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         ready!(poll_sides(self.operator.side_outputs(), cx))?;
         self.out.poll_ready(cx)
+    }
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(drain_sides(self.operator.side_outputs(), cx))?;
+        self.out.poll_drained(cx)
     }
     fn next_timer(&mut self) -> Option<i64> {
         let own = self.operator.next_processing_time();

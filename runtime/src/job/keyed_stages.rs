@@ -1,6 +1,8 @@
 //! Stages of keyed operators: reduce, one value per key, functions with any states; restore and snapshot of their states.
 use super::function::{KeySelector, KeyedProcessFunction, RuntimeContext};
-use super::stages::{check_sides, connect_sides, next_timer, output, poll_sides, runtime_context, signal_sides};
+use super::stages::{
+    check_sides, connect_sides, drain_sides, next_timer, output, poll_sides, runtime_context, signal_sides,
+};
 use super::timers::Timers;
 use crate::checkpoint::handles::OperatorRestore;
 use crate::data::{Data, Key};
@@ -260,6 +262,10 @@ impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         ready!(poll_sides(self.operator.side_outputs(), cx))?;
         self.out.poll_ready(cx)
+    }
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(drain_sides(self.operator.side_outputs(), cx))?;
+        self.out.poll_drained(cx)
     }
     fn next_timer(&mut self) -> Option<i64> {
         let own = self.operator.next_processing_time();

@@ -1,5 +1,6 @@
 //! What a user writes against: the job, streams, keyed streams, functions.
 pub mod alignment;
+mod async_io;
 mod broadcast;
 mod co_stages;
 mod connect;
@@ -13,6 +14,7 @@ mod timers;
 mod watermarks;
 pub mod window;
 
+pub use async_io::AsyncOptions;
 pub use broadcast::{BroadcastState, KeyedBroadcastProcessFunction};
 pub use connect::{BroadcastConnectedStream, ConnectedStreams, KeyedCoProcessFunction};
 pub use function::{KeySelector, KeyedProcessFunction, ProcessFunction, RuntimeContext};

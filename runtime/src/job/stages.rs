@@ -73,6 +73,10 @@ impl<T: Data, U: Data, X: Transform<T, U>> Stage<T> for TransformStage<T, U, X> 
         ready!(poll_sides(self.transform.side_outputs(), cx))?;
         self.out.poll_ready(cx)
     }
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(drain_sides(self.transform.side_outputs(), cx))?;
+        self.out.poll_drained(cx)
+    }
     fn next_timer(&mut self) -> Option<i64> {
         next_timer(self.transform.side_outputs(), None, &mut self.out)
     }
@@ -89,6 +93,13 @@ pub(super) fn signal_sides(sides: Vec<&mut dyn AnySideOutput>, signal: &mut Sign
 pub(super) fn poll_sides(sides: Vec<&mut dyn AnySideOutput>, cx: &mut Context<'_>) -> Poll<Result<()>> {
     for side in sides {
         ready!(side.poll_ready(cx))?;
+    }
+    Poll::Ready(Ok(()))
+}
+
+pub(super) fn drain_sides(sides: Vec<&mut dyn AnySideOutput>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    for side in sides {
+        ready!(side.poll_drained(cx))?;
     }
     Poll::Ready(Ok(()))
 }

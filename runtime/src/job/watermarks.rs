@@ -373,6 +373,10 @@ impl<T: Data, G: GeneratorFactory<T>, A: TimestampAssigner<T>> Stage<T> for Wate
         Poll::Pending
     }
 
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.out.poll_drained(cx)
+    }
+
     fn next_timer(&mut self) -> Option<i64> {
         // at the end nothing is idle any more
         let own = match (self.tick_ms, self.next_tick) {

@@ -1,0 +1,164 @@
+//! Asynchronous calls in whole graphs: order, failures, what a snapshot holds of them.
+use super::*;
+use crate::checkpoint::handles::SnapshotKind;
+use crate::connectors::{Collect, Generator};
+use crate::dataflow::harness::Harness;
+use crate::graph::LogicalGraph;
+use crate::job::{Job, ProcessFunction, WatermarkStrategy};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+const N: u64 = 5000;
+const LONG: Duration = Duration::from_secs(600);
+
+fn block_on<R>(run: impl Future<Output = R>) -> R {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(run)
+}
+
+fn graph(declare: impl FnOnce(&mut Job)) -> LogicalGraph {
+    let mut job = Job::default();
+    declare(&mut job);
+    job.into_graph()
+}
+
+fn run(parallelism: u32, declare: impl FnOnce(&mut Job)) -> Result<()> {
+    block_on(async { Harness::start(graph(declare), parallelism).await?.finish().await })
+}
+
+/// Answers in another order than asked.
+async fn twice(i: u64) -> anyhow::Result<Vec<u64>> {
+    for _ in 0..(i * 7) % 11 {
+        tokio::task::yield_now().await;
+    }
+    Ok(vec![i; (i % 3) as usize])
+}
+
+fn expected() -> Vec<(u64, i64)> {
+    (0..N).flat_map(|i| vec![(i, i as i64 * 10); (i % 3) as usize]).collect()
+}
+
+struct Times;
+impl ProcessFunction for Times {
+    type In = u64;
+    type Out = (u64, i64);
+    fn process(&mut self, record: u64, out: &mut Output<(u64, i64)>) -> Result<()> {
+        let t = out.timestamp().expect("a timestamp");
+        out.push((record, t));
+        Ok(())
+    }
+}
+
+#[test]
+fn each_record_gets_its_answer_with_its_event_time() {
+    for (p, ordered, chained) in
+        [(1, true, true), (1, true, false), (1, false, true), (2, false, false), (3, true, true)]
+    {
+        let sink = Collect::new();
+        let to = sink.clone();
+        run(p, move |job| {
+            let strategy = WatermarkStrategy::monotonous().timestamps(|i: &u64| *i as i64 * 10);
+            let mut stream = job.source("numbers", Generator::new(N, |i| i)).watermarks(strategy);
+            if !chained {
+                // another parallelism before it makes it the head of a task
+                stream = stream.parallelism(1).rebalance();
+            }
+            let options = if ordered { AsyncOptions::ordered(100, LONG) } else { AsyncOptions::unordered(100, LONG) };
+            stream.async_io("twice", options, twice).process(|| Times).sink("out", to);
+        })
+        .unwrap();
+        let mut got = sink.records();
+        if !ordered || p > 1 {
+            got.sort_unstable();
+        }
+        assert!(got == expected(), "parallelism {p}, ordered {ordered}, chained {chained}");
+    }
+}
+
+#[test]
+fn calls_that_a_snapshot_finds_under_way_are_made_again_at_any_parallelism() {
+    for (from, to) in [(1, 2), (2, 1), (2, 2)] {
+        let sink = Collect::new();
+        let to_sink = sink.clone();
+        // those of the first attempt that are divisible by three never answer
+        let declare = |answers: bool| {
+            let to = to_sink.clone();
+            graph(move |job| {
+                let stream = job.source("numbers", Generator::new(N, |i| i)).parallelism(1).rebalance();
+                let call = move |i: u64| async move {
+                    if !answers && i.is_multiple_of(3) {
+                        std::future::pending::<()>().await;
+                    }
+                    twice(i + 1).await
+                };
+                // room for all: a full operator holds back barriers, too, as any backpressure does
+                stream.async_io("twice", AsyncOptions::unordered(N as usize, LONG), call).sink("out", to);
+            })
+        };
+        block_on(async {
+            let mut first = Harness::start(declare(false), from).await.unwrap();
+            let snapshot = first.snapshot(SnapshotKind::Checkpoint).await.unwrap();
+            first.complete(snapshot.0);
+            first.restore(&snapshot, declare(true), to).await.unwrap().finish().await.unwrap();
+        });
+        let mut got = sink.records();
+        got.sort_unstable();
+        let all: Vec<_> = (1..=N).flat_map(|i| vec![i; (i % 3) as usize]).collect();
+        assert!(got == all, "from {from} to {to}: {} of {}", got.len(), all.len());
+    }
+}
+
+#[test]
+fn a_call_that_never_answers_fails_the_job_or_is_left_out() {
+    let never = |i: u64| async move {
+        if i == 7 {
+            std::future::pending::<()>().await;
+        }
+        Ok(vec![i])
+    };
+    let options = AsyncOptions::ordered(5, Duration::from_millis(20));
+    let declare = |job: &mut Job, options: AsyncOptions, sink: Collect<u64>| {
+        job.source("numbers", Generator::new(20, |i| i)).async_io("never", options, never).sink("out", sink);
+    };
+    let e = run(1, |job| declare(job, options.clone(), Collect::new())).unwrap_err();
+    assert!(e.message.contains("never") && e.message.contains("no answer within 20ms"), "{e}");
+    let sink = Collect::new();
+    run(1, |job| declare(job, options.skip_failures(), sink.clone())).unwrap();
+    assert_eq!(sink.records(), (0..20).filter(|i| *i != 7).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_call_that_fails_is_made_again_as_often_as_said() {
+    let made = Arc::new(AtomicU64::new(0));
+    let declare = |job: &mut Job, retries: u32, sink: Collect<u64>| {
+        let made = made.clone();
+        made.store(0, SeqCst);
+        let call = move |i: u64| {
+            let made = made.clone();
+            async move {
+                anyhow::ensure!(made.fetch_add(1, SeqCst) >= 2, "not yet");
+                Ok(vec![i])
+            }
+        };
+        let options = AsyncOptions::ordered(1, LONG).retry(retries, Duration::from_millis(1));
+        job.source("numbers", Generator::new(1, |i| i)).async_io("flaky", options, call).sink("out", sink);
+    };
+    let e = run(1, |job| declare(job, 1, Collect::new())).unwrap_err();
+    assert!(e.message.contains("not yet"), "{e}");
+    assert_eq!(made.load(SeqCst), 2);
+    let sink = Collect::new();
+    run(1, |job| declare(job, 2, sink.clone())).unwrap();
+    assert_eq!((sink.records(), made.load(SeqCst)), (vec![0], 3));
+}
+
+#[test]
+fn a_panic_in_a_call_is_an_error_and_no_hang() {
+    let call = |i: u64| async move {
+        assert!(i < 3, "no {i}");
+        Ok(vec![i])
+    };
+    let e = run(1, move |job| {
+        let numbers = job.source("numbers", Generator::new(20, |i| i));
+        numbers.async_io("picky", AsyncOptions::unordered(5, LONG), call).sink("out", Collect::new());
+    })
+    .unwrap_err();
+    assert!(e.message.contains("picky") && e.message.contains("panicked"), "{e}");
+}
