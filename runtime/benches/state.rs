@@ -3,11 +3,13 @@
 //! `cargo bench -p weir-runtime --bench state -- [upsert [KEYS...] | snapshot [KEYS]]`
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use std::io::Write;
 use std::time::{Duration, Instant};
 use weir::checkpoint::handles::StateKind;
+use weir::checkpoint::storage::Storage;
 use weir::data::{HASH_VERSION, Key, State, Str};
-use weir::state::file::{Compression, InMemory, NotDeclared, ReadAt, SnapshotMeta, WriteOptions, restore, write};
+use weir::state::file::{
+    Compression, InMemory, NotDeclared, Piece, ReadAt, SnapshotMeta, WriteOptions, restore, write,
+};
 use weir::state::table::SegmentedTable;
 use weir::state::{KeyRef, KeyedTable, ValueState};
 
@@ -132,14 +134,13 @@ fn upserts(keys: &[u64]) {
             let frozen = table.freeze();
             let freeze = start.elapsed();
             let (mut longest, start) = (Duration::ZERO, Instant::now());
-            for t in &titles {
-                let h = t.key_hash();
+            for t in titles.chunks(BATCH as usize) {
                 let one = Instant::now();
-                *table.upsert(h, t) += 1;
+                t.iter().for_each(|t| *table.upsert(t.key_hash(), t) += 1);
                 longest = longest.max(one.elapsed());
             }
             println!(
-                "    {} segments: freeze {freeze:?}; first writes, each copying its segment: {:?} in all, longest {longest:?}",
+                "    {} segments: freeze {freeze:?}; first writes, each copying its entry: {:?} in all, longest batch {longest:?}",
                 table.segments(),
                 start.elapsed()
             );
@@ -161,6 +162,69 @@ fn resident(field: &str) -> u64 {
     line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0) / 1024
 }
 
+/// A snapshot on a thread of its own, as a taskmanager writes it, and what a task that goes on meanwhile feels.
+struct Round {
+    froze: Duration,
+    took: Duration,
+    size: u64,
+    updates: u64,
+    /// The longest, and one in a hundred, of the batches that ran while the snapshot was written and as long again.
+    longest: Duration,
+    percentile: Duration,
+}
+
+fn round(
+    state: &mut ValueState<Str, Account>,
+    storage: &Storage,
+    path: &str,
+    options: WriteOptions,
+    since: Option<u32>,
+    mut batch: impl FnMut(&mut ValueState<Str, Account>, u64),
+    busy: bool,
+) -> (Round, u32) {
+    let start = Instant::now();
+    let table = state.freeze();
+    let froze = start.elapsed();
+    let epoch = table.history().map_or(0, |h| h.epoch);
+    let meta = SnapshotMeta {
+        operator: "bench".into(),
+        hash_version: HASH_VERSION,
+        max_parallelism: 128,
+        key_groups: 0..128,
+        compression: options.compression,
+        states: Vec::new(),
+        changes_only: Default::default(),
+    };
+    let mut file = storage.create(path).expect("a file");
+    let writer = std::thread::spawn(move || {
+        let start = Instant::now();
+        let written = write(meta, vec![Piece { table, since }], &options, &mut |bytes| file.write(bytes));
+        file.finish().expect("room on the disk");
+        (written.expect("a snapshot"), start.elapsed())
+    });
+    let mut batches = Vec::new();
+    let (mut i, mut after) = (0, None);
+    let mut goes_on = busy;
+    while goes_on {
+        // processor time: on a busy machine the clock tells how long others ran
+        let one = processor_time(start);
+        batch(state, i);
+        batches.push(processor_time(start) - one);
+        i += BATCH;
+        // the layers become one again after the snapshot: that counts too
+        match after {
+            None if writer.is_finished() => after = Some((Instant::now(), start.elapsed())),
+            Some((since, took)) if since.elapsed() > took => goes_on = false,
+            _ => {}
+        }
+    }
+    let (written, took) = writer.join().expect("the writer");
+    batches.sort_unstable();
+    let at = |share: usize| batches.get((batches.len() * share / 100).min(batches.len().saturating_sub(1)));
+    let (longest, percentile) = (at(100).copied().unwrap_or_default(), at(99).copied().unwrap_or_default());
+    (Round { froze, took, size: written.size, updates: i, longest, percentile }, epoch)
+}
+
 fn snapshots(k: u64) {
     let name = |i: u64| Str::from(format!("account-{i}"));
     let mut state = ValueState::<Str, Account>::new("accounts");
@@ -179,63 +243,57 @@ fn snapshots(k: u64) {
     }
     let before = resident("VmRSS");
     println!("{k} keys of ~100 B: filled in {:?}, {before} MiB resident", start.elapsed());
-    let dir = std::env::temp_dir();
+    let dir = std::env::temp_dir().join(format!("weir-bench-state-{}", std::process::id()));
+    let job = weir_api::ids::JobName { namespace: "bench".into(), name: "state".into() };
+    let storage = Storage::open(&dir.display().to_string(), &job).expect("a temporary folder");
+    let folder = dir.join("bench/state");
+    let mut last = 0;
     for compression in [Compression::None, Compression::Zstd] {
         for busy in [false, true] {
-            let path = dir.join(format!("weir-bench-state-{}", std::process::id()));
             let options = WriteOptions { compression, ..Default::default() };
-            let start = Instant::now();
-            let frozen = vec![state.freeze()];
-            let froze = start.elapsed();
-            let file = std::fs::File::create(&path).expect("a temporary file");
-            let meta = SnapshotMeta {
-                operator: "bench".into(),
-                hash_version: HASH_VERSION,
-                max_parallelism: 128,
-                key_groups: 0..128,
-                compression,
-                states: Vec::new(),
-            };
-            let writer = std::thread::spawn(move || {
-                let (mut file, start) = (file, Instant::now());
-                let written = write(meta, frozen, &options, &mut |chunk| {
-                    file.write_all(&chunk).expect("room on the disk");
-                    Ok(())
-                });
-                (written.expect("a snapshot"), start.elapsed())
-            });
-            let (mut i, mut longest) = (0, Duration::ZERO);
-            while busy && !writer.is_finished() {
-                let batch = Instant::now();
-                (i..i + BATCH).for_each(|i| touch(&mut state, i));
-                longest = longest.max(batch.elapsed());
-                i += BATCH;
-            }
-            let (written, took) = writer.join().expect("the writer");
+            let batch = |state: &mut ValueState<Str, Account>, i| (i..i + BATCH).for_each(|i| touch(state, i));
+            let (r, epoch) = round(&mut state, &storage, "full", options, None, batch, busy);
+            last = epoch;
             println!(
-                "  {compression:?}: freeze {froze:?}, {} MiB written in {took:?}; meanwhile {i} random updates, longest batch of {BATCH} {longest:?}; peak {} MiB",
-                written.size >> 20,
+                "  {compression:?}: freeze {:?}, {} MiB on the disk in {:?}; {} random updates meanwhile and as long again, longest batch of {BATCH} {:?}, one in a hundred {:?}; peak {} MiB",
+                r.froze,
+                r.size >> 20,
+                r.took,
+                r.updates,
+                r.longest,
+                r.percentile,
                 resident("VmHWM")
             );
-            if busy {
-                continue;
+            if !busy {
+                let file = InMemory {
+                    name: "bench".into(),
+                    bytes: std::fs::read(folder.join("full")).expect("the file").into(),
+                };
+                for groups in [0..128, 0..64] {
+                    let mut again = ValueState::<Str, Account>::new("accounts");
+                    let start = Instant::now();
+                    let files: [&[&dyn ReadAt]; 1] = [&[&file]];
+                    let restored = restore("bench", &groups, 128, NotDeclared::Refuse, &files, &mut [&mut again]);
+                    println!(
+                        "    restore of groups {groups:?}: {} entries in {:?}",
+                        restored.expect("a restore").entries,
+                        start.elapsed()
+                    );
+                }
             }
-            let file = InMemory { name: "bench".into(), bytes: std::fs::read(&path).expect("the file").into() };
-            for groups in [0..128, 0..64] {
-                let mut again = ValueState::<Str, Account>::new("accounts");
-                let start = Instant::now();
-                let files: [&dyn ReadAt; 1] = [&file];
-                let restored = restore("bench", &groups, 128, NotDeclared::Refuse, &files, &mut [&mut again]);
-                println!(
-                    "    restore of groups {groups:?}: {} entries in {:?}",
-                    restored.expect("a restore").entries,
-                    start.elapsed()
-                );
-            }
-            std::fs::remove_file(&path).ok();
+            std::fs::remove_file(folder.join("full")).ok();
         }
     }
-    std::fs::remove_file(dir.join(format!("weir-bench-state-{}", std::process::id()))).ok();
+    // all layers are one again, then one in a hundred changes
+    (0..k).for_each(|i| touch(&mut state, i));
+    for _ in 0..2 {
+        (0..k / 100).for_each(|i| touch(&mut state, mix(i)));
+        let (r, epoch) = round(&mut state, &storage, "changes", WriteOptions::default(), Some(last), |_, _| {}, false);
+        println!("  changes since the last: freeze {:?}, {} MiB on the disk in {:?}", r.froze, r.size >> 20, r.took);
+        last = epoch;
+        std::fs::remove_file(folder.join("changes")).ok();
+    }
+    std::fs::remove_dir_all(&dir).ok();
     assert_eq!(KeyedTable::descriptor(&state).kind, StateKind::Value);
 }
 

@@ -86,11 +86,26 @@ pub struct StateDescriptor {
 /// Keyed state of one operator subtask.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyedHandle {
+    /// Holds all that there was when it was written.
     pub file: FileHandle,
+    /// Hold what changed since, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deltas: Vec<FileHandle>,
     /// Key groups that the subtask owned when it was written.
     pub key_groups: Range<u32>,
     /// Number of entries over all states.
     pub entries: u64,
+}
+
+impl KeyedHandle {
+    /// All files, oldest first.
+    pub fn files(&self) -> impl Iterator<Item = &FileHandle> {
+        [&self.file].into_iter().chain(&self.deltas)
+    }
+    /// Bytes of all files.
+    pub fn size(&self) -> u64 {
+        self.files().map(|f| f.size).sum()
+    }
 }
 
 /// Everything that one operator subtask puts into a snapshot. Small things lie in the manifest itself.

@@ -1,6 +1,6 @@
 //! The manifest of a checkpoint or savepoint: what it holds, of which job, and which files. Published last.
 use super::envelope;
-use super::handles::{OperatorSubtaskState, SnapshotKind, StateDescriptor, TaskSnapshot};
+use super::handles::{KeyedHandle, OperatorSubtaskState, SnapshotKind, StateDescriptor, TaskSnapshot};
 use super::storage::{Storage, is_absolute};
 use crate::data::HASH_VERSION;
 use crate::dataflow::task::TaskId;
@@ -12,6 +12,19 @@ use weir_api::ids::{Attempt, CheckpointId, JobName};
 
 /// Name of the manifest in a snapshot's directory.
 pub const FILE: &str = "_metadata.json";
+
+/// Folder below the job's root with the state files of checkpoints: later checkpoints refer to files of earlier ones. A
+/// file's name begins with the name of the directory of the checkpoint that it was written for, and a dot.
+pub const SHARED: &str = "shared";
+
+/// The path of a state file of a checkpoint or savepoint that is written to `directory`.
+pub fn state_file(directory: &str, kind: SnapshotKind, name: &str) -> String {
+    match kind.is_savepoint() {
+        // a savepoint is all in its own directory
+        true => format!("{directory}/{name}"),
+        false => format!("{SHARED}/{directory}.{name}"),
+    }
+}
 
 /// An operator of the job as far as snapshots are concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -229,9 +242,16 @@ impl Manifest {
             return;
         }
         let own = format!("{}/", self.directory);
+        // of another job: the shared folder lies beside the snapshot's directory
+        let root = directory.rsplit_once('/').filter(|_| is_absolute(directory));
+        let root = root.map_or(String::new(), |(root, _)| format!("{root}/"));
         for k in self.operators.iter_mut().flat_map(|o| &mut o.subtasks).flat_map(|s| &mut s.keyed) {
-            if let Some(below) = k.file.path.strip_prefix(&own) {
-                k.file.path = format!("{directory}/{below}");
+            for file in [&mut k.file].into_iter().chain(&mut k.deltas) {
+                if let Some(below) = file.path.strip_prefix(&own) {
+                    file.path = format!("{directory}/{below}");
+                } else if is_shared(&file.path) {
+                    file.path = format!("{root}{}", file.path);
+                }
             }
         }
         self.directory = directory.to_owned();
@@ -243,19 +263,31 @@ impl Manifest {
     }
     /// Number of files, without the manifest.
     pub fn files(&self) -> usize {
-        self.operators.iter().flat_map(|o| &o.subtasks).map(|s| s.keyed.len()).sum()
+        self.operators.iter().flat_map(|o| &o.subtasks).flat_map(|s| &s.keyed).map(|k| 1 + k.deltas.len()).sum()
+    }
+    /// Paths of its files.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        let keyed = self.operators.iter().flat_map(|o| &o.subtasks).flat_map(|s| &s.keyed);
+        keyed.flat_map(KeyedHandle::files).map(|f| f.path.as_str())
+    }
+    /// Paths of its files in the job's shared folder.
+    pub fn shared_files(&self) -> impl Iterator<Item = &str> {
+        self.paths().filter(|p| is_shared(p))
     }
     /// Files that lie outside the snapshot's own directory.
     pub fn foreign_files(&self) -> impl Iterator<Item = &str> {
         let own = format!("{}/", self.directory);
-        let paths =
-            self.operators.iter().flat_map(|o| &o.subtasks).flat_map(|s| &s.keyed).map(|k| k.file.path.as_str());
-        paths.filter(move |p| !p.starts_with(&own) || (is_absolute(p) && !is_absolute(&own)))
+        self.paths().filter(move |p| !p.starts_with(&own) || (is_absolute(p) && !is_absolute(&own)))
     }
+}
+
+/// Lies in the job's shared folder.
+pub fn is_shared(path: &str) -> bool {
+    path.strip_prefix(SHARED).is_some_and(|p| p.starts_with('/'))
 }
 
 /// Bytes of one operator subtask's state.
 pub fn state_bytes(s: &OperatorSubtaskState) -> u64 {
-    let files: u64 = s.keyed.iter().map(|k| k.file.size).sum();
+    let files: u64 = s.keyed.iter().map(KeyedHandle::size).sum();
     files + s.lists.values().flatten().map(|b| b.0.len() as u64).sum::<u64>()
 }

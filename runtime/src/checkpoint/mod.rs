@@ -5,6 +5,7 @@
 pub mod coordinator;
 pub mod envelope;
 pub mod handles;
+pub mod increments;
 pub mod inspect;
 pub mod log;
 pub mod manifest;

@@ -8,9 +8,9 @@ use crate::exchange::{ChannelId, Channels, PeerAddress};
 use crate::graph::{JobGraph, LogicalGraph, Vertex, key_group_range};
 use crate::job::alignment::AlignmentGroups;
 use crate::observe::TaskMetrics;
-use bytes::Bytes;
+use crate::state::file::ReadAt;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, try_join_all};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -53,16 +53,16 @@ pub struct Environment {
     /// Runtime of everything else.
     pub control: tokio::runtime::Handle,
     pub uploader: Arc<dyn Uploader>,
-    /// Reads a snapshot file whole and checks its size and checksum.
+    /// Opens snapshot files.
     pub files: Arc<dyn FileReader>,
     pub events: mpsc::UnboundedSender<(TaskId, TaskEvent)>,
     /// For processing-time timers.
     pub clock: Clock,
 }
 
-/// Reads snapshot files for a restore.
+/// Opens snapshot files for a restore; a file that is missing or cut off is an error.
 pub trait FileReader: Send + Sync {
-    fn read(&self, file: FileHandle) -> BoxFuture<'static, Result<Bytes>>;
+    fn open(&self, file: FileHandle) -> BoxFuture<'static, Result<Arc<dyn ReadAt>>>;
 }
 
 /// A running task.
@@ -77,6 +77,7 @@ struct Running {
 /// The running tasks of one attempt on one taskmanager.
 pub struct RunningAttempt {
     tasks: Vec<Running>,
+    uploader: Arc<dyn Uploader>,
 }
 
 impl RunningAttempt {
@@ -93,7 +94,7 @@ impl RunningAttempt {
             let (have, need) = (deployment.slots.len(), plan.slots());
             return Err(Error::internal(format!("the deployment has {have} slots and the job needs {need}")));
         }
-        let files = read_files(&deployment, &*env.files).await?;
+        let files = open_files(&deployment, &*env.files).await?;
         let timeout = Duration::from_millis(deployment.buffer_timeout_ms);
         let (builder_env, data) = (env.clone(), env.data.clone());
         let built = data
@@ -129,11 +130,16 @@ impl RunningAttempt {
             });
             Running { id, is_source: t.is_source, commands, handle: env.data.spawn(run), metrics: t.metrics }
         };
-        Ok(Self { tasks: built.into_iter().map(start).collect() })
+        Ok(Self { tasks: built.into_iter().map(start).collect(), uploader: env.uploader.clone() })
     }
 
     /// Sends a command: `Trigger` to the sources, the others to every task.
     pub fn command(&self, command: &TaskCommand) {
+        match command {
+            TaskCommand::Trigger(_) => {}
+            TaskCommand::Complete(id) => self.uploader.completed(*id),
+            TaskCommand::Aborted(id) => self.uploader.aborted(*id),
+        }
         let trigger = matches!(command, TaskCommand::Trigger(_));
         for t in self.tasks.iter().filter(|t| t.is_source || !trigger) {
             // a task that has ended does not listen any more, and need not
@@ -163,15 +169,15 @@ fn panicked(payload: &(dyn std::any::Any + Send)) -> Error {
     Error::user(ErrorCode::Panic, format!("the task panicked: {text}"))
 }
 
-type Files = HashMap<(TaskId, String), Vec<Bytes>>;
+type Files = HashMap<(TaskId, String), Vec<Vec<Arc<dyn ReadAt>>>>;
 
-/// Contents of all files that the deployment's tasks restore from.
-async fn read_files(deployment: &Deployment, reader: &dyn FileReader) -> Result<Files> {
+/// All files that the deployment's tasks restore from, by handle.
+async fn open_files(deployment: &Deployment, reader: &dyn FileReader) -> Result<Files> {
     let mut all = Files::new();
     for (task, restore) in &deployment.restore {
         for (operator, r) in &restore.operators {
-            let reads = r.keyed.iter().map(|k| reader.read(k.file.clone()));
-            all.insert((*task, operator.clone()), futures::future::try_join_all(reads).await?);
+            let chains = r.keyed.iter().map(|k| try_join_all(k.files().map(|f| reader.open(f.clone()))));
+            all.insert((*task, operator.clone()), try_join_all(chains).await?);
         }
     }
     Ok(all)
@@ -326,11 +332,13 @@ impl Builder<'_> {
     }
 }
 
-/// Each restored file must have been read: a forgotten one would be lost state.
+/// Each restored file must have been opened: a forgotten one would be lost state.
 fn check_files(cx: &BuildContext<'_>) -> Result<()> {
     let files = cx.restore.map_or(0, |r: &OperatorRestore| r.keyed.len());
     match files == cx.files.len() {
         true => Ok(()),
-        false => Err(Error::internal(format!("{}: {} of {files} state files were read", cx.operator, cx.files.len()))),
+        false => {
+            Err(Error::internal(format!("{}: {} of {files} state files were opened", cx.operator, cx.files.len())))
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::exchange::{ChannelId, Channels, PeerAddress, Receiver, Sender};
 use crate::graph::Partition;
 use crate::job::alignment::AlignmentGroups;
 use crate::observe::TaskMetrics;
+use crate::state::file::ReadAt;
 use std::any::Any;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -97,8 +98,8 @@ pub struct BuildContext<'a> {
     pub alignment: AlignmentGroups,
     /// What the snapshot holds for this operator's subtask; none when the job starts new or the operator is new in it.
     pub restore: Option<&'a OperatorRestore>,
-    /// Contents of the files that `restore` names, checked against their checksums, in the same order.
-    pub files: &'a [bytes::Bytes],
+    /// The files of each handle of `restore`, in the same order.
+    pub files: &'a [Vec<Arc<dyn ReadAt>>],
 }
 
 /// Makes channels, writers and tasks for a record type that is known only at the place where the graph was declared.

@@ -52,6 +52,10 @@ pub enum TaskEvent {
 pub trait Uploader: Send + Sync {
     /// Writes the files of one task's snapshot; runs beside the task.
     fn upload(&self, task: TaskId, barrier: Barrier, parts: SnapshotParts) -> BoxFuture<'static, Result<TaskSnapshot>>;
+    /// The checkpoint is in the log; later ones may build on its files.
+    fn completed(&self, _id: CheckpointId) {}
+    /// The checkpoint will never complete; its files are deleted.
+    fn aborted(&self, _id: CheckpointId) {}
 }
 
 /// What a task needs from its taskmanager.

@@ -137,7 +137,7 @@ impl<A: Data, B: Data, O: CoOperator<A, B>, M: Fn() -> O + Send + Sync> NodeFact
     ) -> Result<Box<dyn TaskBody>> {
         let mut operator = (self.make)();
         if let Some(restore) = cx.restore {
-            restore_states(cx, restore, &mut operator.states())?;
+            restore_states(cx, &mut operator.states())?;
             operator.restore_lists(&restore.lists).map_err(|e| e.at(cx.operator))?;
         }
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;

@@ -4,12 +4,11 @@ use super::stages::{
     check_sides, connect_sides, drain_sides, next_timer, output, poll_sides, runtime_context, signal_sides,
 };
 use super::timers::Timers;
-use crate::checkpoint::handles::OperatorRestore;
 use crate::data::{Data, Key};
 use crate::dataflow::factory::{AnyStage, BuildContext, Consumers, NodeFactory};
 use crate::dataflow::{AnySideOutput, Batch, Output, Signal, Stage};
 use crate::error::{Error, ErrorCode, Result};
-use crate::state::file::{self, InMemory, NotDeclared, ReadAt};
+use crate::state::file::{self, NotDeclared, ReadAt};
 use crate::state::{KeyRef, KeyedTable, ValueState};
 use std::marker::PhantomData;
 use std::task::{Context, Poll, ready};
@@ -282,8 +281,8 @@ pub(super) struct KeyedFactory<T, M> {
 impl<T: Data, O: KeyedOperator<T>, M: Fn() -> O + Send + Sync> NodeFactory for KeyedFactory<T, M> {
     fn stage(&self, cx: &BuildContext<'_>, mut next: Consumers) -> Result<AnyStage> {
         let mut operator = (self.make)();
-        if let Some(restore) = cx.restore {
-            restore_states(cx, restore, &mut operator.states())?;
+        if cx.restore.is_some() {
+            restore_states(cx, &mut operator.states())?;
         }
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
         connect_sides(operator.side_outputs(), &mut next)?;
@@ -292,17 +291,12 @@ impl<T: Data, O: KeyedOperator<T>, M: Fn() -> O + Send + Sync> NodeFactory for K
     }
 }
 
-pub(super) fn restore_states<K: Key>(
-    cx: &BuildContext<'_>,
-    restore: &OperatorRestore,
-    states: &mut [&mut dyn KeyedTable<K>],
-) -> Result<()> {
-    let named = restore.keyed.iter().map(|k| &k.file.path).zip(cx.files);
-    let files: Vec<_> = named.map(|(n, b)| InMemory { name: n.clone(), bytes: b.clone() }).collect();
-    let files: Vec<&dyn ReadAt> = files.iter().map(|f| f as &dyn ReadAt).collect();
+pub(super) fn restore_states<K: Key>(cx: &BuildContext<'_>, states: &mut [&mut dyn KeyedTable<K>]) -> Result<()> {
+    let chains: Vec<Vec<&dyn ReadAt>> = cx.files.iter().map(|c| c.iter().map(|f| &**f).collect()).collect();
+    let chains: Vec<&[&dyn ReadAt]> = chains.iter().map(Vec::as_slice).collect();
     // what may be dropped was decided, and said, before the log was claimed
     let dropping = NotDeclared::Drop;
-    let restored = file::restore(cx.operator, &cx.key_groups, cx.max_parallelism, dropping, &files, states)?;
+    let restored = file::restore(cx.operator, &cx.key_groups, cx.max_parallelism, dropping, &chains, states)?;
     tracing::debug!(operator = cx.operator, subtask = cx.subtask, entries = restored.entries, "state restored");
     Ok(())
 }

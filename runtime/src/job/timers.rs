@@ -1,13 +1,14 @@
 //! Timers of a keyed function: one per key, namespace and time; part of its keyed state, fired in the order of time.
 use super::function::RuntimeContext;
 use crate::checkpoint::handles::StateDescriptor;
-use crate::data::{Data, Key, hash_combine};
+use crate::data::{Key, hash_combine};
 use crate::dataflow::Clock;
-use crate::state::frozen::{EntryError, RawEntry, RestoreTarget};
+use crate::state::frozen::{EntryError, RawEntry, RestoreShard, RestoreTarget};
 use crate::state::snapshot::FrozenTable;
-use crate::state::{KeyMap, KeyRef, KeyedTable, MapState};
+use crate::state::{KeyRef, KeyedTable, MapState};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 /// Which time a timer waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -249,18 +250,23 @@ impl<K: Key, N: Key> KeyedTable<K> for Timers<K, N> {
         self.table.freeze()
     }
     fn restore(&mut self, target: &RestoreTarget<'_>, entry: RawEntry<'_>) -> Result<bool, EntryError> {
-        let taken = self.table.restore(target, entry)?;
-        if taken {
-            // the table has no order; decoding an entry twice happens at a restore only
-            let key = K::decode(&mut &*entry.key).map_err(EntryError::Key)?;
-            let timers = KeyMap::<(bool, i64, N), ()>::decode(&mut &*entry.value).map_err(EntryError::Value)?;
+        self.table.restore(target, entry)
+    }
+    fn shards(&self, groups: &Range<u32>, max_parallelism: u32, least: usize) -> Vec<Box<dyn RestoreShard>> {
+        self.table.shards(groups, max_parallelism, least)
+    }
+    fn adopt(&mut self, shards: Vec<Box<dyn RestoreShard>>) {
+        self.table.adopt(shards);
+    }
+    fn restored(&mut self) {
+        // the table has no order
+        for (key, timers) in self.table.all() {
             let hash = key.key_hash();
             for ((processing, timestamp, namespace), ()) in timers.iter() {
                 let queue = if *processing { &mut self.processing } else { &mut self.event };
                 queue.push(hash, key.clone(), *timestamp, namespace.clone());
             }
         }
-        Ok(taken)
     }
     fn len(&self) -> usize {
         self.table.len()

@@ -178,7 +178,7 @@ impl Store {
                 Io::Publish(p) => reply(IoReply::Published { id: p.id, result: self.publish(&p).await }),
                 Io::Discard(directory) => {
                     if let Some(s) = self.storage.clone() {
-                        tokio::spawn(async move { shell::delete(&s, &[directory]).await });
+                        tokio::spawn(async move { shell::discard(&s, &directory).await });
                     }
                 }
                 Io::CleanUp => {
@@ -367,8 +367,8 @@ impl Store {
         let (spec, _) = self.spec(parallelism);
         let done = shell::publish(storage, writer, &spec, p, self.config.checkpoint.retained, (self.clock)()).await?;
         if !done.dropped.is_empty() {
-            let (storage, dropped) = (storage.clone(), done.dropped.clone());
-            tokio::spawn(async move { shell::delete(&storage, &dropped).await });
+            let (storage, dropped, view) = (storage.clone(), done.dropped.clone(), done.appended.view.clone());
+            tokio::spawn(async move { shell::delete_dropped(&storage, &view, &dropped).await });
         }
         let facts = LogFacts::new(&done.appended.view, storage);
         Ok(Published { index: Some(done.appended.index), dropped: done.dropped, facts })
@@ -385,7 +385,7 @@ impl Store {
             tracing::warn!(error = %e, "what earlier attempts left behind was not swept");
         }
         let (appended, terminal, delete) = shell::terminate(writer, policy, status, reason, at).await?;
-        shell::delete(storage, &delete).await;
+        shell::delete_dropped(storage, &appended.view, &delete).await;
         Ok(terminal_info(appended.index, at, terminal, storage))
     }
 }

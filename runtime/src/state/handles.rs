@@ -5,11 +5,12 @@
 //! hashed twice. References into a state stay valid until the next access to it.
 //!
 //! State by namespace (the panes of windows) is in [`super::panes`]: a table for each.
-use super::frozen::{EntryError, Named, RawEntry, RestoreTarget};
+use super::frozen::{EntryError, Named, RawEntry, RestoreShard, RestoreTarget};
 use super::key_map::KeyMap;
 use super::snapshot::FrozenTable;
 use crate::checkpoint::handles::{StateDescriptor, StateKind};
 use crate::data::{Data, Key};
+use std::ops::Range;
 
 /// A key and its hash. The hash must be that of the key.
 #[derive(Debug)]
@@ -40,6 +41,15 @@ pub trait KeyedTable<K: Key>: Send {
     fn freeze(&mut self) -> Box<dyn FrozenTable>;
     /// Takes an entry of a snapshot. False if its key group belongs to another subtask.
     fn restore(&mut self, target: &RestoreTarget<'_>, entry: RawEntry<'_>) -> Result<bool, EntryError>;
+    /// Parts for several threads to restore, at least so many where there are that many key groups; [`Self::adopt`] makes
+    /// them the state's contents. None: entries are restored one by one.
+    fn shards(&self, _groups: &Range<u32>, _max_parallelism: u32, _least: usize) -> Vec<Box<dyn RestoreShard>> {
+        Vec::new()
+    }
+    /// Takes over [`Self::shards`], in their order. The state must be empty.
+    fn adopt(&mut self, _shards: Vec<Box<dyn RestoreShard>>) {}
+    /// Everything is restored; called once.
+    fn restored(&mut self) {}
     /// Number of keys.
     fn len(&self) -> usize;
     fn is_empty(&self) -> bool {
@@ -60,6 +70,12 @@ macro_rules! keyed_table {
             }
             fn restore(&mut self, target: &RestoreTarget<'_>, entry: RawEntry<'_>) -> Result<bool, EntryError> {
                 self.inner.restore(target, entry)
+            }
+            fn shards(&self, groups: &Range<u32>, max_parallelism: u32, least: usize) -> Vec<Box<dyn RestoreShard>> {
+                self.inner.shards(groups, max_parallelism, least)
+            }
+            fn adopt(&mut self, shards: Vec<Box<dyn RestoreShard>>) {
+                self.inner.adopt(shards);
             }
             fn len(&self) -> usize {
                 self.inner.table.len()
@@ -197,6 +213,10 @@ impl<K: Key, MK: Key, MV: Data> MapState<K, MK, MV> {
     /// The whole map of the key.
     pub fn map(&self, key: &KeyRef<'_, K>) -> Option<&KeyMap<MK, MV>> {
         self.inner.table.get(key.hash, key.key)
+    }
+    /// All keys with their maps, in no useful order.
+    pub fn all(&self) -> impl Iterator<Item = (&K, &KeyMap<MK, MV>)> {
+        self.inner.table.iter()
     }
     /// Entries of the key in no useful order.
     pub fn iter(&self, key: &KeyRef<'_, K>) -> impl Iterator<Item = (&MK, &MV)> {

@@ -5,12 +5,11 @@
 use super::frozen::{EntryError, RawEntry, RestoreTarget};
 use super::handles::{KeyRef, KeyedTable};
 use super::snapshot::{EntryVisitor, FrozenTable};
-use super::table::{FrozenSegments, Part, SegmentedTable};
+use super::table::{FrozenSegments, SegmentedTable};
 use crate::checkpoint::handles::{StateDescriptor, StateKind};
 use crate::data::{Data, Key, Type};
 use crate::error::Result;
 use crate::graph::key_group;
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -153,42 +152,17 @@ impl<K: Key, V: Data> FrozenTable for FrozenPanes<K, V> {
 
     fn for_each(self: Box<Self>, max_parallelism: u32, visit: &mut EntryVisitor<'_>) -> Result<()> {
         let (mut key, mut value) = (Vec::new(), Vec::new());
-        let mut one = |group: u32, namespace: i64, (k, v): &(K, V)| {
-            key.clear();
-            value.clear();
-            namespace.encode(&mut key);
-            k.encode(&mut key);
-            v.encode(&mut value);
-            visit(group, &key, &value)
-        };
-        let mut parts: Vec<(i64, Part<K, V>)> =
-            self.panes.into_iter().flat_map(|(n, segments)| segments.into_iter().map(move |p| (n, p))).collect();
-        // Segments are nested or apart, whichever pane they are of. One that contains others comes before them; all that
-        // lie in it go out together, so that key groups ascend over all panes.
-        parts.sort_unstable_by_key(|(_, p)| (p.first_hash, Reverse(p.last_hash)));
-        let mut parts = parts.into_iter().peekable();
-        while let Some(first) = parts.next() {
-            let (lowest, highest) = (first.1.first_hash, first.1.last_hash);
-            let mut together = vec![first];
-            while let Some(part) = parts.next_if(|p| p.1.first_hash <= highest) {
-                together.push(part);
-            }
-            let group = key_group(lowest, max_parallelism);
-            if group == key_group(highest, max_parallelism) {
-                for (namespace, part) in together {
-                    part.table.iter().try_for_each(|e| one(group, namespace, e))?;
-                }
-            } else {
-                let group = |e: &(K, V)| key_group(e.0.key_hash(), max_parallelism);
-                let mut all: Vec<(u32, i64, &(K, V))> = Vec::new();
-                for (namespace, part) in &together {
-                    all.extend(part.table.iter().map(|e| (group(e), *namespace, e)));
-                }
-                all.sort_unstable_by_key(|e| e.0);
-                all.into_iter().try_for_each(|(g, n, e)| one(g, n, e))?;
-            }
-        }
-        Ok(())
+        // pane by pane: each begins again with the first key group
+        self.panes.into_iter().try_for_each(|(namespace, segments)| {
+            segments.for_each(max_parallelism, &mut |group, k, v| {
+                key.clear();
+                value.clear();
+                namespace.encode(&mut key);
+                k.encode(&mut key);
+                v.encode(&mut value);
+                visit(group, &key, &value)
+            })
+        })
     }
 }
 

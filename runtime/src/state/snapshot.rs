@@ -1,4 +1,6 @@
 //! From live state to snapshot: the synchronous part freezes, the asynchronous part writes.
+use super::file::BlockWriter;
+use super::table::History;
 use crate::checkpoint::handles::{Bytes64, StateDescriptor};
 use crate::error::Result;
 use std::collections::BTreeMap;
@@ -6,16 +8,31 @@ use std::collections::BTreeMap;
 /// Takes key group, encoded key and encoded value of one entry. An error ends the visit.
 pub type EntryVisitor<'a> = dyn FnMut(u32, &[u8], &[u8]) -> Result<()> + 'a;
 
-/// A keyed state as it was at the barrier: immutable, shared with the live table by copy-on-write segments, written out
-/// by the uploader while the task goes on.
+/// A keyed state as it was at the barrier: immutable, shared with the live table by segments, written out by the uploader
+/// while the task goes on.
 pub trait FrozenTable: Send + Sync {
     fn descriptor(&self) -> &StateDescriptor;
     /// Number of entries.
     fn entries(&self) -> u64;
-    /// Calls `entry(key_group, encoded key, encoded value)` for each entry, in order of key group (not of key). Consumes
-    /// the frozen table and lets go of each part as soon as it was visited, so that the task can write to it again without
-    /// a copy: this bounds the memory that a snapshot holds.
+    /// Calls `entry(key_group, encoded key, encoded value)` for each entry, in stretches of ascending key groups. Consumes
+    /// the frozen table and lets go of each part as soon as it was visited, so that the task can have it back: this bounds
+    /// the memory that a snapshot holds.
     fn for_each(self: Box<Self>, max_parallelism: u32, entry: &mut EntryVisitor<'_>) -> Result<()>;
+    /// Which changes it can tell. None: it is always written whole, by [`Self::for_each`].
+    fn history(&self) -> Option<&History> {
+        None
+    }
+    /// With a history: takes off the next part, with at least so many entries if there are that many, for one of several
+    /// threads to write.
+    fn take_run(&mut self, _entries: usize) -> Option<Box<dyn FrozenRun>> {
+        None
+    }
+}
+
+/// A part of a frozen table.
+pub trait FrozenRun: Send {
+    /// Writes its entries, or those written and the keys removed after the freeze of epoch `since`.
+    fn encode(self: Box<Self>, max_parallelism: u32, since: Option<u32>, out: &mut BlockWriter<'_>) -> Result<()>;
 }
 
 /// What the stages of a chain add at a barrier.

@@ -1,32 +1,44 @@
-//! The hashmap backend's table: extendible hashing by hash prefix, with segments that are copied on write.
+//! The hashmap backend's table: extendible hashing by hash prefix, with segments that snapshots share.
 //!
 //! A directory, indexed by the top bits of the key's hash, points to segments, each a flat hash table. A segment that
 //! fills up splits in two by the next bit of the hash; nothing ever rehashes the whole. The key group is the prefix of the
 //! same hash, so segments lie in key-group order. Few keys are one flat table.
 //!
-//! At a barrier, [`SegmentedTable::freeze`] turns every segment into a shared one in a fraction of a microsecond each. The
-//! first write to a shared segment copies that segment only, or takes it back as it is if the snapshot has let go of it.
-//! The record path pays one comparison for both "shared" and "full": a shared segment has a limit of zero entries.
+//! At a barrier, [`SegmentedTable::freeze`] puts every segment's entries under an empty layer, in a fraction of a
+//! microsecond each. The first write to an entry then copies that entry alone into the upper layer; no write copies a
+//! segment. When the snapshot has let go of a segment, its layers become one again: each write pays for moving two entries,
+//! so that no batch has to move many. The record path pays one comparison for "frozen", "full" and "has to grow".
+//!
+//! Each entry has the epoch (the number of freezes before) of its last write, and removed keys are remembered with theirs:
+//! a snapshot can hold what changed since any earlier one, whichever of them completed.
 //!
 //! An entry does not hold its hash: with it, a table of string keys was no faster at any size and a quarter larger
 //! (`benches/state.rs`); the hash is computed again when a segment grows or splits.
 //!
 //! Seams that are not filled yet:
-//! - *incremental snapshots*: an epoch of the last write belongs into `Segment` (set in `make_writable`, which the first
-//!   write after a barrier passes anyway) and, if needed, into the entry; `freeze` would then hand out what is newer.
 //! - *prefetch by batch*: `upsert` is three dependent loads (directory, control bytes, entry). A batch form would do the
 //!   first two for all hashes of a batch before the third.
-//! - *short stalls of large state under uniform writes*: after a barrier a batch of 1,024 random keys may copy 1,024
-//!   segments. To bound that, `freeze` would hand segments to the writer a few at a time, and the first write to an entry
-//!   of a segment still in line would save that entry alone; `FrozenTable::for_each` already consumes part by part.
 //! - *merging* of sparse neighbours after mass removal: removal shrinks a segment's table, the directory stays.
-use crate::data::{Data, Key};
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
-use std::sync::Arc;
+mod frozen;
+mod layer;
+mod restore;
+mod segment;
+#[cfg(test)]
+mod tests;
 
-/// The least and the most buckets of a full segment, and the bytes that decide between them. A copy of a segment stalls
-/// the task, so it is kept to some tens of microseconds.
+pub use frozen::{FrozenSegments, History};
+pub use restore::Shard;
+
+use crate::data::{Data, Key};
+use frozen::Part;
+use hashbrown::hash_table::Entry;
+use layer::{Slot, Table, spin};
+use segment::Segment;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The least and the most buckets of a full segment, and the bytes that decide between them. A split moves half a
+/// segment's entries within one write, a freeze takes time by the number of segments.
 const BUCKETS: (usize, usize) = (512, 4096);
 const SEGMENT_BYTES: usize = 128 << 10;
 
@@ -35,7 +47,9 @@ const SEGMENT_BYTES: usize = 128 << 10;
 const SLOTS_PER_SEGMENT: usize = 1 << 16;
 const MAX_DEPTH: u32 = 28;
 
-type Table<K, V> = HashTable<(K, V)>;
+/// Entries that a write to a frozen segment may move towards making it one layer again, and how many may be saved up.
+const CREDIT_PER_WRITE: usize = 2;
+const MOST_CREDIT: usize = 4096;
 
 /// A hash table from `K` to `V` whose snapshots cost microseconds. The caller supplies each key's
 /// [`Key::key_hash`], which it has computed once for the record.
@@ -46,61 +60,34 @@ pub struct SegmentedTable<K, V> {
     segments: Vec<Segment<K, V>>,
     /// Entries at which a segment splits.
     split_at: usize,
-}
-
-struct Segment<K, V> {
-    /// Empty while the segment is shared.
-    table: Table<K, V>,
-    /// Writes go on while there are fewer entries than this; 0 while the segment is shared.
-    limit: usize,
-    /// Number of top bits of the hash that all entries agree in.
-    depth: u32,
-    split_at: usize,
-    shared: Option<Arc<Table<K, V>>>,
-}
-
-/// The hash inside a segment: the top bits, which are alike there, must choose neither the bucket nor the tag (hashbrown
-/// takes them from the low and the top bits).
-#[inline]
-fn spin(hash: u64) -> u64 {
-    hash.rotate_left(32)
+    /// Entries of all segments.
+    len: usize,
+    /// Number of freezes so far.
+    epoch: u32,
+    /// Changes since this epoch or a later one are known; of those before it some removals are forgotten.
+    complete_since: u32,
+    /// Nobody will ask for changes since an epoch before this one.
+    floor: Arc<AtomicU32>,
+    credit: usize,
 }
 
 /// Out of line: the loop of an operator finds nearly every key.
 #[cold]
 #[inline(never)]
-fn insert_absent<'a, K: Key, V>(table: &'a mut Table<K, V>, hash: u64, key: &K, new: impl FnOnce() -> V) -> &'a mut V {
-    &mut table.insert_unique(spin(hash), (key.clone(), new()), |e| spin(e.0.key_hash())).into_mut().1
-}
-
-impl<K: Key, V: Data> Segment<K, V> {
-    fn new(table: Table<K, V>, depth: u32, split_at: usize) -> Self {
-        Self { table, limit: split_at, depth, split_at, shared: None }
-    }
-
-    #[inline]
-    fn readable(&self) -> &Table<K, V> {
-        self.shared.as_deref().unwrap_or(&self.table)
-    }
-
-    /// Ends sharing: takes the table back if the snapshot has let go of it, else copies it.
-    fn own(&mut self) {
-        if let Some(shared) = self.shared.take() {
-            self.table = Arc::try_unwrap(shared).unwrap_or_else(|shared| (*shared).clone());
-            self.limit = self.split_at;
-        }
-    }
-
-    fn share(&mut self) -> Arc<Table<K, V>> {
-        self.limit = 0;
-        let table = &mut self.table;
-        self.shared.get_or_insert_with(|| Arc::new(std::mem::take(table))).clone()
-    }
+fn insert_absent<'a, K: Key, V>(
+    table: &'a mut Table<K, V>,
+    hash: u64,
+    epoch: u32,
+    key: &K,
+    new: impl FnOnce() -> V,
+) -> &'a mut V {
+    let slot = Slot { key: key.clone(), value: new(), epoch };
+    &mut table.insert_unique(spin(hash), slot, |s| spin(s.key.key_hash())).into_mut().value
 }
 
 impl<K: Key, V: Data> Default for SegmentedTable<K, V> {
     fn default() -> Self {
-        let buckets = SEGMENT_BYTES.checked_div(size_of::<(K, V)>()).unwrap_or(BUCKETS.1);
+        let buckets = SEGMENT_BYTES.checked_div(size_of::<Slot<K, V>>()).unwrap_or(BUCKETS.1);
         let buckets = (buckets + 1).next_power_of_two() / 2;
         // hashbrown fills seven eighths of its buckets before it grows
         Self::with_split_at(buckets.clamp(BUCKETS.0, BUCKETS.1) / 8 * 7)
@@ -111,7 +98,17 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
     /// A table whose segments split at so many entries. [`Self::default`] chooses by the size of an entry.
     pub fn with_split_at(entries: usize) -> Self {
         let split_at = entries.max(1);
-        Self { depth: 0, directory: vec![0], segments: vec![Segment::new(Table::new(), 0, split_at)], split_at }
+        Self {
+            depth: 0,
+            directory: vec![0],
+            segments: vec![Segment::new(Table::new(), 0, 0, split_at)],
+            split_at,
+            len: 0,
+            epoch: 0,
+            complete_since: 0,
+            floor: Arc::default(),
+            credit: 0,
+        }
     }
 
     #[inline]
@@ -131,38 +128,53 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
     /// As [`Self::upsert`], with the first value made by `new`.
     #[inline]
     pub fn upsert_with(&mut self, hash: u64, key: &K, new: impl FnOnce() -> V) -> &mut V {
-        let at = self.writable(hash);
-        match self.segments[at].table.find_entry(spin(hash), |e| e.0.same_key(key)) {
-            Ok(e) => &mut e.into_mut().1,
-            Err(absent) => insert_absent(absent.into_table(), hash, key, new),
+        let at = self.writable(hash, key);
+        let Self { segments, len, epoch, .. } = self;
+        match segments[at].top.table.find_entry(spin(hash), |s| s.key.same_key(key)) {
+            Ok(e) => {
+                let slot = e.into_mut();
+                slot.epoch = *epoch;
+                &mut slot.value
+            }
+            Err(absent) => {
+                *len += 1;
+                insert_absent(absent.into_table(), hash, *epoch, key, new)
+            }
         }
     }
 
     #[inline]
     pub fn get(&self, hash: u64, key: &K) -> Option<&V> {
-        let segment = &self.segments[self.segment_of(hash)];
-        segment.readable().find(spin(hash), |e| e.0.same_key(key)).map(|e| &e.1)
+        self.segments[self.segment_of(hash)].find(hash, key).map(|s| &s.value)
     }
 
-    /// Writes nothing, but a shared segment that holds the key is copied.
+    /// Counts as a write if the key is there.
     #[inline]
     pub fn get_mut(&mut self, hash: u64, key: &K) -> Option<&mut V> {
         let mut at = self.segment_of(hash);
-        if self.segments[at].shared.is_some() {
+        if self.segments[at].under.is_some() {
             self.get(hash, key)?;
-            at = self.make_writable(hash);
+            at = self.prepare(hash, key);
         }
-        self.segments[at].table.find_mut(spin(hash), |e| e.0.same_key(key)).map(|e| &mut e.1)
+        let slot = self.segments[at].top.table.find_mut(spin(hash), |s| s.key.same_key(key))?;
+        slot.epoch = self.epoch;
+        Some(&mut slot.value)
     }
 
     /// Sets the value of `key` and returns the one before.
     #[inline]
     pub fn insert(&mut self, hash: u64, key: &K, value: V) -> Option<V> {
-        let at = self.writable(hash);
-        match self.segments[at].table.entry(spin(hash), |e| e.0.same_key(key), |e| spin(e.0.key_hash())) {
-            Entry::Occupied(e) => Some(std::mem::replace(&mut e.into_mut().1, value)),
+        let at = self.writable(hash, key);
+        let Self { segments, len, epoch, .. } = self;
+        match segments[at].top.table.entry(spin(hash), |s| s.key.same_key(key), |s| spin(s.key.key_hash())) {
+            Entry::Occupied(e) => {
+                let slot = e.into_mut();
+                slot.epoch = *epoch;
+                Some(std::mem::replace(&mut slot.value, value))
+            }
             Entry::Vacant(e) => {
-                e.insert((key.clone(), value));
+                *len += 1;
+                e.insert(Slot { key: key.clone(), value, epoch: *epoch });
                 None
             }
         }
@@ -171,24 +183,31 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
     /// Stores the first value of `key`, merges a further one into it; returns what is stored then.
     #[inline]
     pub fn reduce(&mut self, hash: u64, key: &K, value: V, merge: impl FnOnce(&mut V, V)) -> &mut V {
-        let at = self.writable(hash);
-        match self.segments[at].table.entry(spin(hash), |e| e.0.same_key(key), |e| spin(e.0.key_hash())) {
+        let at = self.writable(hash, key);
+        let Self { segments, len, epoch, .. } = self;
+        match segments[at].top.table.entry(spin(hash), |s| s.key.same_key(key), |s| spin(s.key.key_hash())) {
             Entry::Occupied(e) => {
-                let stored = &mut e.into_mut().1;
-                merge(stored, value);
-                stored
+                let slot = e.into_mut();
+                slot.epoch = *epoch;
+                merge(&mut slot.value, value);
+                &mut slot.value
             }
-            Entry::Vacant(e) => &mut e.insert((key.clone(), value)).into_mut().1,
+            Entry::Vacant(e) => {
+                *len += 1;
+                &mut e.insert(Slot { key: key.clone(), value, epoch: *epoch }).into_mut().value
+            }
         }
     }
 
     /// Adds an entry whose key is not there yet. Gives it back if it is.
     pub fn insert_new(&mut self, hash: u64, key: K, value: V) -> Result<(), (K, V)> {
-        let at = self.writable(hash);
-        match self.segments[at].table.entry(spin(hash), |e| e.0.same_key(&key), |e| spin(e.0.key_hash())) {
+        let at = self.writable(hash, &key);
+        let Self { segments, len, epoch, .. } = self;
+        match segments[at].top.table.entry(spin(hash), |s| s.key.same_key(&key), |s| spin(s.key.key_hash())) {
             Entry::Occupied(_) => Err((key, value)),
             Entry::Vacant(e) => {
-                e.insert((key, value));
+                *len += 1;
+                e.insert(Slot { key, value, epoch: *epoch });
                 Ok(())
             }
         }
@@ -196,32 +215,71 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
 
     /// Removes `key` and returns its value. A segment that has become sparse gives memory back.
     pub fn remove(&mut self, hash: u64, key: &K) -> Option<V> {
-        self.get(hash, key)?; // absent: a shared segment stays shared
-        let at = self.writable(hash);
-        let table = &mut self.segments[at].table;
-        let ((_, value), _) = table.find_entry(spin(hash), |e| e.0.same_key(key)).ok()?.remove();
-        if table.len() < table.capacity() / 8 && table.capacity() > 64 {
-            table.shrink_to(table.len() * 2, |e| spin(e.0.key_hash()));
+        let at = self.segment_of(hash);
+        if self.segments[at].under.is_some() {
+            self.get(hash, key)?; // absent: nothing to lift
+            self.prepare(hash, key);
         }
-        Some(value)
+        let at = self.segment_of(hash);
+        let Self { segments, len, epoch, .. } = self;
+        let (slot, _) = segments[at].top.table.find_entry(spin(hash), |s| s.key.same_key(key)).ok()?.remove();
+        *len -= 1;
+        let top = &mut segments[at].top;
+        if top.table.len() < top.table.capacity() / 8 && top.table.capacity() > 64 {
+            top.table.shrink_to(top.table.len() * 2, |s| spin(s.key.key_hash()));
+        }
+        // what no snapshot has seen need not be remembered as removed
+        if *epoch > 0 {
+            self.note_removed(at, hash, slot.key);
+        }
+        Some(slot.value)
     }
 
-    /// Index of the segment of `hash`, owned and with room for one more entry.
+    fn note_removed(&mut self, at: usize, hash: u64, key: K) {
+        let segment = &mut self.segments[at];
+        let most = segment.split_at / 2;
+        // while a layer lies under it, a removal also hides what that layer says
+        if segment.under.is_none() && segment.top.removals() >= most {
+            segment.top.forget_removed(self.floor.load(Ordering::Relaxed));
+            if segment.top.removals() > most / 2 {
+                segment.top.removed = None;
+                self.complete_since = self.epoch;
+                return;
+            }
+        }
+        segment.top.note_removed(hash, key, self.epoch);
+    }
+
+    /// Index of the segment that takes a write of `key`: its upper layer has room for one more entry, and has the one of
+    /// `key` if there is one.
     #[inline]
-    fn writable(&mut self, hash: u64) -> usize {
+    fn writable(&mut self, hash: u64, key: &K) -> usize {
         let at = self.segment_of(hash);
         let segment = &self.segments[at];
-        if segment.table.len() < segment.limit { at } else { self.make_writable(hash) }
+        if segment.top.table.len() < segment.limit { at } else { self.prepare(hash, key) }
     }
 
     #[cold]
     #[inline(never)]
-    fn make_writable(&mut self, hash: u64) -> usize {
+    fn prepare(&mut self, hash: u64, key: &K) -> usize {
+        self.credit = (self.credit + CREDIT_PER_WRITE).min(MOST_CREDIT);
         loop {
             let at = self.segment_of(hash);
             let segment = &mut self.segments[at];
-            segment.own();
-            if segment.table.len() < segment.limit {
+            segment.top.newest = self.epoch;
+            let len = segment.top.table.len();
+            if let Some(under) = &segment.under {
+                let (cost, full) = (segment.merge_cost(), len >= segment.split_at);
+                let released = under.released();
+                if full || (released && cost <= self.credit) {
+                    self.credit = self.credit.saturating_sub(cost);
+                    segment.merge();
+                    continue;
+                }
+                segment.lift(hash, key);
+                return at;
+            }
+            if len < segment.limit {
                 return at;
             }
             if !self.split(at, hash) {
@@ -243,18 +301,23 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
             self.directory = self.directory.iter().flat_map(|&x| [x, x]).collect();
             self.depth += 1;
         }
-        let upper = |e: &(K, V)| (e.0.key_hash() << depth) >> 63 == 1;
-        let old = std::mem::take(&mut self.segments[at].table);
-        let ones = old.iter().filter(|e| upper(e)).count();
+        let upper = |key: &K| (key.key_hash() << depth) >> 63 == 1;
+        let old = std::mem::take(&mut self.segments[at].top);
+        let ones = old.table.iter().filter(|s| upper(&s.key)).count();
         let room = |n: usize| if n == 0 { Table::new() } else { Table::with_capacity(n.max(self.split_at)) };
-        let (mut low, mut high) = (room(old.len() - ones), room(ones));
-        for e in old {
-            let half = if upper(&e) { &mut high } else { &mut low };
-            half.insert_unique(spin(e.0.key_hash()), e, |e| spin(e.0.key_hash()));
+        let (mut low, mut high) = (room(old.table.len() - ones), room(ones));
+        for slot in old.table {
+            let half = if upper(&slot.key) { &mut high } else { &mut low };
+            half.insert_unique(spin(slot.key.key_hash()), slot, |s| spin(s.key.key_hash()));
         }
-        self.segments[at] = Segment::new(low, depth + 1, self.split_at);
+        let mut halves = [low, high].map(|t| Segment::new(t, old.newest, depth + 1, self.split_at));
+        for (key, epoch) in old.removed.into_iter().flat_map(|r| *r) {
+            halves[usize::from(upper(&key))].top.note_removed(key.key_hash(), key, epoch);
+        }
+        let [low, high] = halves;
+        self.segments[at] = low;
         let new = self.segments.len() as u32;
-        self.segments.push(Segment::new(high, depth + 1, self.split_at));
+        self.segments.push(high);
         // the segment's slots lie side by side; the upper half is the new one's
         let half = 1 << (self.depth - depth - 1);
         let first = (((hash >> 1 >> (63 - depth)) as usize) << (self.depth - depth)) + half;
@@ -262,87 +325,52 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         true
     }
 
-    /// Number of entries; takes time by the number of segments.
+    /// Number of entries.
     pub fn len(&self) -> usize {
-        self.segments.iter().map(|s| s.readable().len()).sum()
+        self.len
     }
     pub fn is_empty(&self) -> bool {
-        self.segments.iter().all(|s| s.readable().is_empty())
+        self.len == 0
     }
     pub fn segments(&self) -> usize {
         self.segments.len()
     }
     /// Entries in no useful order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.segments.iter().flat_map(|s| s.readable().iter().map(|(k, v)| (k, v)))
+        self.segments.iter().flat_map(|s| s.slots().map(|s| (&s.key, &s.value)))
     }
     /// Removes everything and gives the memory back.
     pub fn clear(&mut self) {
-        *self = Self::with_split_at(self.split_at);
+        let (epoch, floor) = (self.epoch, self.floor.clone());
+        // that all is gone is not remembered key by key
+        *self = Self { epoch, complete_since: epoch, floor, ..Self::with_split_at(self.split_at) };
+        self.segments[0].top.newest = epoch;
     }
 
     /// Removes everything and keeps the room, also that of segments which no snapshot shares.
     pub fn empty(&mut self) {
         for segment in &mut self.segments {
-            match segment.shared.take().map(Arc::try_unwrap) {
-                Some(Ok(table)) => segment.table = table,
-                Some(Err(shared)) => segment.table = Table::with_capacity(shared.len()),
-                None => {}
-            }
-            segment.table.clear();
-            segment.limit = segment.split_at;
+            segment.empty(self.epoch);
         }
+        self.len = 0;
+        self.complete_since = self.epoch;
     }
 
     /// The table as it is now, shared with the live one until either lets go.
     pub fn freeze(&mut self) -> FrozenSegments<K, V> {
+        let history = History { epoch: self.epoch, complete_since: self.complete_since, floor: self.floor.clone() };
+        self.epoch += 1;
         let mut parts = Vec::with_capacity(self.segments.len());
         let mut slot = 0;
         while let Some(&at) = self.directory.get(slot) {
             let segment = &mut self.segments[at as usize];
-            let (depth, table) = (segment.depth, segment.share());
-            if !table.is_empty() {
+            if let Some(layers) = segment.share(self.epoch) {
                 let first_hash = (slot as u64) << 1 << (63 - self.depth);
-                parts.push(Part {
-                    first_hash,
-                    last_hash: first_hash | u64::MAX.checked_shr(depth).unwrap_or(0),
-                    table,
-                });
+                let last_hash = first_hash | u64::MAX.checked_shr(segment.depth).unwrap_or(0);
+                parts.push(Part { first_hash, last_hash, layers });
             }
-            slot += 1 << (self.depth - depth);
+            slot += 1 << (self.depth - segment.depth);
         }
-        FrozenSegments { parts }
+        FrozenSegments::new(parts, self.len, history)
     }
 }
-
-/// The segments of a table at one moment, in the order of the hash.
-pub struct FrozenSegments<K, V> {
-    parts: Vec<Part<K, V>>,
-}
-
-/// A segment and the hashes that belong into it.
-pub struct Part<K, V> {
-    pub first_hash: u64,
-    pub last_hash: u64,
-    pub table: Arc<Table<K, V>>,
-}
-
-impl<K: Key, V: Data> FrozenSegments<K, V> {
-    pub fn len(&self) -> usize {
-        self.parts.iter().map(|p| p.table.len()).sum()
-    }
-    pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
-    }
-}
-
-impl<K, V> IntoIterator for FrozenSegments<K, V> {
-    type Item = Part<K, V>;
-    type IntoIter = std::vec::IntoIter<Part<K, V>>;
-    fn into_iter(self) -> Self::IntoIter {
-        self.parts.into_iter()
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,19 +1,23 @@
-//! Writes the state files of a checkpoint and reads those of a restore.
-use crate::checkpoint::handles::{Barrier, FileHandle, KeyedHandle, OperatorSubtaskState, TaskSnapshot};
+//! Writes the state files of a checkpoint, as changes since the last completed one, and reads those of a restore.
+use crate::checkpoint::handles::{Barrier, FileHandle, KeyedHandle, TaskSnapshot};
+use crate::checkpoint::increments::{Increments, Plan, Told};
 use crate::checkpoint::log::Nonce;
+use crate::checkpoint::manifest::state_file;
 use crate::checkpoint::storage::Storage;
 use crate::data::HASH_VERSION;
 use crate::dataflow::deploy::FileReader;
 use crate::dataflow::task::{TaskId, Uploader};
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::{JobGraph, key_group_range};
-use crate::state::file::{Compression, SnapshotMeta, WriteOptions, write};
+use crate::state::file::{Compression, Piece, ReadAt, SnapshotMeta, WriteOptions, write};
 use crate::state::snapshot::{FrozenTable, SnapshotParts};
-use bytes::Bytes;
 use futures::future::BoxFuture;
-use object_store::PutPayload;
-use std::ops::Range;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use weir_api::ids::CheckpointId;
+
+type Chains = Arc<Mutex<BTreeMap<(TaskId, String), Increments>>>;
 
 /// [`Uploader`] into the job's checkpoint storage, for the tasks of one attempt.
 pub struct StorageUploader {
@@ -21,12 +25,17 @@ pub struct StorageUploader {
     storage: Option<Storage>,
     plan: Arc<JobGraph>,
     nonce: Nonce,
+    chains: Chains,
 }
 
 impl StorageUploader {
     pub fn new(storage: Option<Storage>, plan: Arc<JobGraph>) -> Self {
-        Self { storage, plan, nonce: Nonce::random() }
+        Self { storage, plan, nonce: Nonce::random(), chains: Chains::default() }
     }
+}
+
+fn lock(chains: &Chains) -> MutexGuard<'_, BTreeMap<(TaskId, String), Increments>> {
+    chains.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Uploader for StorageUploader {
@@ -34,7 +43,7 @@ impl Uploader for StorageUploader {
         let parallelism = self.plan.vertices.get(task.vertex as usize).map_or(1, |v| v.parallelism);
         let max_parallelism = self.plan.max_parallelism;
         let key_groups = key_group_range(task.subtask, parallelism, max_parallelism);
-        let (storage, nonce) = (self.storage.clone(), self.nonce);
+        let (storage, nonce, chains) = (self.storage.clone(), self.nonce, self.chains.clone());
         Box::pin(async move {
             let mut snapshot = TaskSnapshot::default();
             for (operator, lists) in parts.lists {
@@ -44,65 +53,119 @@ impl Uploader for StorageUploader {
             for (n, (operator, tables)) in parts.keyed.into_iter().enumerate() {
                 // the attempt and a nonce are in the name: nobody else ever writes to it
                 let (v, s, a) = (task.vertex, task.subtask, barrier.attempt);
-                let path = format!("{}/{v}-{s}-{n}-a{a}-{nonce}.state", barrier.directory);
-                let state: &mut OperatorSubtaskState = snapshot.operators.entry(operator.clone()).or_default();
-                if let Some(k) = keyed(&storage, path, operator, key_groups.clone(), max_parallelism, tables).await? {
-                    snapshot.stats.bytes += k.file.size;
-                    state.keyed.push(k);
-                }
+                let path = state_file(&barrier.directory, barrier.kind, &format!("{v}-{s}-{n}-a{a}-{nonce}.state"));
+                let meta = SnapshotMeta {
+                    operator: operator.clone(),
+                    hash_version: HASH_VERSION,
+                    max_parallelism,
+                    key_groups: key_groups.clone(),
+                    compression: Compression::default(),
+                    states: Vec::new(),
+                    changes_only: BTreeSet::new(),
+                };
+                let keyed = Keyed {
+                    storage: storage.clone(),
+                    path,
+                    meta,
+                    chain: (task, operator.clone()),
+                    // savepoints stand alone
+                    checkpoint: (!barrier.kind.is_savepoint()).then_some(barrier.id),
+                };
+                let chains = chains.clone();
+                // encoding is work for the processor, writing blocks: not on the control plane's threads
+                let written = tokio::task::spawn_blocking(move || keyed.write(tables, &chains)).await;
+                let written = written.map_err(|e| Error::internal(format!("encoding the state panicked: {e}")))??;
+                snapshot.stats.bytes += written.bytes;
+                snapshot.operators.entry(operator).or_default().keyed.extend(written.handle);
             }
             Ok(snapshot)
         })
     }
+
+    fn completed(&self, id: CheckpointId) {
+        lock(&self.chains).values_mut().for_each(|c| c.completed(id));
+    }
+
+    fn aborted(&self, id: CheckpointId) {
+        lock(&self.chains).values_mut().for_each(|c| c.aborted(id));
+    }
 }
 
-/// Encodes and writes one operator's tables; none if they are all empty.
-async fn keyed(
-    storage: &Storage,
+/// One operator subtask's share of a snapshot.
+struct Keyed {
+    storage: Storage,
     path: String,
-    operator: String,
-    key_groups: Range<u32>,
-    max_parallelism: u32,
-    tables: Vec<Box<dyn FrozenTable>>,
-) -> Result<Option<KeyedHandle>> {
-    if tables.iter().all(|t| t.entries() == 0) {
-        return Ok(None);
+    meta: SnapshotMeta,
+    chain: (TaskId, String),
+    checkpoint: Option<CheckpointId>,
+}
+
+struct Done {
+    /// None if the tables are all empty.
+    handle: Option<KeyedHandle>,
+    /// That were written now.
+    bytes: u64,
+}
+
+impl Keyed {
+    fn write(self, tables: Vec<Box<dyn FrozenTable>>, chains: &Chains) -> Result<Done> {
+        let entries = tables.iter().map(|t| t.entries()).sum();
+        let told: Vec<Option<Told>> = tables
+            .iter()
+            .map(|t| t.history().map(|h| Told { epoch: h.epoch, complete_since: h.complete_since }))
+            .collect();
+        let mut plan = Plan::whole(tables.len());
+        if let (Some(_), Some(chain)) = (self.checkpoint, lock(chains).get(&self.chain)) {
+            plan = chain.plan(&told);
+            for (table, floor) in tables.iter().zip(chain.floors()) {
+                if let Some(history) = table.history() {
+                    history.floor.store(*floor, Ordering::Relaxed);
+                }
+            }
+        }
+        let key_groups = self.meta.key_groups.clone();
+        let mut file = None;
+        if entries == 0 {
+            plan = Plan::whole(tables.len());
+        } else {
+            file = self.file(tables, &plan)?;
+        }
+        let bytes = file.as_ref().map_or(0, |f| f.size);
+        let handle = match self.checkpoint {
+            Some(id) => {
+                let mut chains = lock(chains);
+                chains.entry(self.chain).or_default().written(id, plan, &told, file, key_groups, entries)
+            }
+            None => file.map(|file| KeyedHandle { file, deltas: Vec::new(), key_groups, entries }),
+        };
+        Ok(Done { handle, bytes })
     }
-    let meta = SnapshotMeta {
-        operator,
-        hash_version: HASH_VERSION,
-        max_parallelism,
-        key_groups: key_groups.clone(),
-        compression: Compression::default(),
-        states: Vec::new(),
-    };
-    // encoding is work for the processor: not on the control plane's thread
-    let encoded = tokio::task::spawn_blocking(move || {
-        let mut chunks: Vec<Bytes> = Vec::new();
-        let written = write(meta, tables, &WriteOptions::default(), &mut |chunk| {
-            chunks.push(chunk.into());
-            Ok(())
-        })?;
-        Ok::<_, Error>((written, PutPayload::from_iter(chunks)))
-    });
-    let (written, payload) =
-        encoded.await.map_err(|e| Error::internal(format!("encoding the state panicked: {e}")))??;
-    let file = storage.write(&path, payload).await?;
-    if (file.size, file.crc32c) != (written.size, written.crc32c) {
-        return Err(Error::internal(format!("{path} was not written as it was encoded")));
+
+    /// None if nothing has changed.
+    fn file(&self, tables: Vec<Box<dyn FrozenTable>>, plan: &Plan) -> Result<Option<FileHandle>> {
+        let mut file = self.storage.create(&self.path)?;
+        let pieces = tables.into_iter().zip(&plan.since).map(|(table, since)| Piece { table, since: *since }).collect();
+        let written = write(self.meta.clone(), pieces, &WriteOptions::default(), &mut |bytes| file.write(bytes))?;
+        if plan.may_be_empty() && written.entries == 0 && written.removals == 0 {
+            return Ok(None);
+        }
+        let file = file.finish()?;
+        if (file.size, file.crc32c) != (written.size, written.crc32c) {
+            return Err(Error::internal(format!("{} was not written as it was encoded", self.path)));
+        }
+        Ok(Some(file))
     }
-    Ok(Some(KeyedHandle { file, key_groups, entries: written.entries }))
 }
 
 /// [`FileReader`] from the job's checkpoint storage.
 pub struct StorageFiles(pub Option<Storage>);
 
 impl FileReader for StorageFiles {
-    fn read(&self, file: FileHandle) -> BoxFuture<'static, Result<Bytes>> {
+    fn open(&self, file: FileHandle) -> BoxFuture<'static, Result<Arc<dyn ReadAt>>> {
         let storage = self.0.clone();
         Box::pin(async move {
             match storage {
-                Some(s) => s.read(&file).await,
+                Some(s) => s.open_file(&file).await,
                 None => {
                     let m = format!("state file {} cannot be read: the job has no checkpoint storage", file.path);
                     Err(Error::external(ErrorCode::Storage, m))

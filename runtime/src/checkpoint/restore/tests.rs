@@ -336,7 +336,8 @@ fn manifest(s: &JobSpec) -> Manifest {
             if !o.states.is_empty() {
                 let path = format!("chk-1/{}-{subtask}", o.name);
                 let key_groups = key_group_range(subtask, o.parallelism, s.max_parallelism);
-                part.keyed.push(KeyedHandle { file: FileHandle { path, size: 1, crc32c: 0 }, key_groups, entries: 1 });
+                let file = FileHandle { path, size: 1, crc32c: 0 };
+                part.keyed.push(KeyedHandle { file, deltas: vec![], key_groups, entries: 1 });
             }
             if o.has_lists {
                 let name = match o.kind {

@@ -24,6 +24,36 @@ pub fn dropped(before: &LogView, after: &LogView) -> Vec<String> {
     before.checkpoints().into_iter().map(|c| c.path).filter(|p| !keep.contains(p)).collect()
 }
 
+/// Directories of the checkpoints that must stay. Their manifests name the shared files that must stay; savepoints name
+/// none.
+pub fn checkpoints_that_stay(view: &LogView) -> BTreeSet<String> {
+    let all = view.snapshots().into_iter().chain(view.resumable());
+    all.filter(|s| !s.kind.is_savepoint()).map(|s| s.path).collect()
+}
+
+/// Of the files that dropped checkpoints name, those that no checkpoint names that stays. Paths.
+pub fn unreferenced(dropped: BTreeSet<String>, live: &BTreeSet<String>) -> Vec<String> {
+    dropped.into_iter().filter(|f| !live.contains(f)).collect()
+}
+
+/// Of the names in the shared folder, those that a checkpoint wrote that will never complete.
+pub fn written_for(directory: &str, names: Vec<String>) -> Vec<String> {
+    let own = |n: &String| n.strip_prefix(directory).is_some_and(|rest| rest.starts_with('.'));
+    names.into_iter().filter(own).collect()
+}
+
+/// The name, of a directory or a shared file, is of an attempt before this one.
+pub fn is_before(name: &str, current: Attempt) -> bool {
+    attempt_of(name).is_some_and(|a| a < current)
+}
+
+/// Of the names in the shared folder, those that attempts before `current` wrote and that no checkpoint names that stays.
+/// `live`: names. Only for the holder of the claim, after its claim.
+pub fn sweep_shared(live: &BTreeSet<&str>, current: Attempt, names: Vec<String>) -> Vec<String> {
+    let left = |n: &String| !live.contains(n.as_str()) && is_before(n, current);
+    names.into_iter().filter(left).collect()
+}
+
 /// Directories that must stay.
 fn protected(view: &LogView) -> BTreeSet<String> {
     let claimed = view.resumable().map(|r| r.path);
@@ -68,7 +98,7 @@ pub fn at_end(view: &LogView, policy: Retention, status: TerminalStatus) -> AtEn
     end
 }
 
-/// Attempt in the name of a checkpoint's directory (`chk-<id>-<attempt>-<nonce>`).
+/// Attempt in the name of a checkpoint's directory (`chk-<id>-<attempt>-<nonce>`), or of a shared file that begins so.
 fn attempt_of(directory: &str) -> Option<Attempt> {
     let mut parts = directory.strip_prefix("chk-")?.split('-');
     let (_id, attempt) = (parts.next()?.parse::<u64>().ok()?, parts.next()?.parse().ok()?);
@@ -80,6 +110,6 @@ fn attempt_of(directory: &str) -> Option<Attempt> {
 /// in the job's root.
 pub fn sweep(view: &LogView, current: Attempt, directories: &[String]) -> Vec<String> {
     let keep = protected(view);
-    let left = |d: &&String| !keep.contains(*d) && attempt_of(d).is_some_and(|a| a < current);
+    let left = |d: &&String| !keep.contains(*d) && is_before(d, current);
     directories.iter().filter(left).cloned().collect()
 }

@@ -4,11 +4,12 @@ mod tests;
 
 use super::coordinator::Publish;
 use super::log::{AppendError, Appended, Body, Log, LogView, LogWriter, Snapshot, SnapshotRef, Terminal};
-use super::manifest::{FILE, JobSpec, Manifest, SnapshotHead};
+use super::manifest::{FILE, JobSpec, Manifest, SHARED, SnapshotHead};
 use super::restore::{Compatible, Start, check};
 use super::retention;
 use super::storage::Storage;
-use crate::error::Result;
+use crate::error::{Error, ErrorCode, Result};
+use std::collections::BTreeSet;
 use weir_api::config::Retention;
 use weir_api::status::TerminalStatus;
 
@@ -47,7 +48,7 @@ pub async fn prepare(
 #[derive(Debug)]
 pub struct Published {
     pub appended: Appended,
-    /// Directories that the entry dropped; delete them with [`delete`].
+    /// Directories that the entry dropped; delete them with [`delete_dropped`].
     pub dropped: Vec<String>,
 }
 
@@ -63,9 +64,11 @@ pub async fn publish(
 ) -> Result<Published, AppendError> {
     let head =
         SnapshotHead { id: p.id, attempt: p.attempt, kind: p.kind, directory: p.directory.clone(), created_at: at };
-    let bytes = Manifest::build(spec, &head, &p.snapshots).and_then(|m| m.to_bytes()).map_err(AppendError::Refused)?;
-    storage.write(&format!("{}/{FILE}", p.directory), bytes).await.map_err(AppendError::Refused)?;
+    let manifest = Manifest::build(spec, &head, &p.snapshots).map_err(AppendError::Refused)?;
     let before = writer.view().await;
+    check_shared(storage, &before, &manifest).await.map_err(AppendError::Refused)?;
+    let bytes = manifest.to_bytes().map_err(AppendError::Refused)?;
+    storage.write(&format!("{}/{FILE}", p.directory), bytes).await.map_err(AppendError::Refused)?;
     let snapshot = Snapshot {
         id: p.id,
         path: p.directory.clone(),
@@ -83,7 +86,76 @@ pub async fn publish(
     Ok(Published { appended, dropped })
 }
 
-/// Records the job's end and returns the entry with the directories to delete afterwards.
+/// A checkpoint may refer to files of earlier ones as long as the log holds one that does: once it has dropped the last one
+/// they are deleted.
+async fn check_shared(storage: &Storage, view: &LogView, m: &Manifest) -> Result<()> {
+    let own = format!("{SHARED}/{}.", m.directory);
+    let earlier: BTreeSet<&str> = m.shared_files().filter(|f| !f.starts_with(&own)).collect();
+    if earlier.is_empty() {
+        return Ok(());
+    }
+    let live = live_files(storage, view).await?;
+    match earlier.into_iter().find(|f| !live.contains(*f)) {
+        None => Ok(()),
+        Some(file) => Err(Error::external(
+            ErrorCode::Checkpoint,
+            format!("checkpoint {} builds on {file}, which no checkpoint of the log refers to any more", m.id),
+        )),
+    }
+}
+
+/// Shared files that the checkpoints name which must stay. Paths.
+async fn live_files(storage: &Storage, view: &LogView) -> Result<BTreeSet<String>> {
+    let mut live = BTreeSet::new();
+    for directory in retention::checkpoints_that_stay(view) {
+        let m = Manifest::read(storage, &directory).await?;
+        live.extend(m.shared_files().map(str::to_owned));
+    }
+    Ok(live)
+}
+
+/// Deletes checkpoints that the log has dropped, and the shared files that none refers to which stays. `view`: the log with
+/// the entry that dropped them. What a crash leaves over is swept by a later attempt.
+pub async fn delete_dropped(storage: &Storage, view: &LogView, dropped: &[String]) {
+    let mut files = BTreeSet::new();
+    for directory in dropped {
+        match Manifest::read(storage, directory).await {
+            Ok(m) => files.extend(m.shared_files().map(str::to_owned)),
+            Err(e) => tracing::warn!(%directory, error = %e, "shared files of a dropped checkpoint stay until a sweep"),
+        }
+    }
+    // the manifests first: a checkpoint that can be read is whole
+    delete(storage, dropped).await;
+    if files.is_empty() {
+        return;
+    }
+    match live_files(storage, view).await {
+        Ok(live) => delete_files(storage, retention::unreferenced(files, &live)).await,
+        Err(e) => tracing::warn!(error = %e, "shared files of dropped checkpoints stay until a sweep"),
+    }
+}
+
+async fn delete_files(storage: &Storage, paths: Vec<String>) {
+    for path in paths {
+        if let Err(e) = storage.delete(&path).await {
+            tracing::warn!(file = %path, error = %e, "a shared file was not deleted");
+        }
+    }
+}
+
+/// Deletes what was written for a snapshot that will never complete.
+pub async fn discard(storage: &Storage, directory: &str) {
+    match storage.list_files(SHARED).await {
+        Ok(names) => {
+            let own = retention::written_for(directory, names);
+            delete_files(storage, own.into_iter().map(|n| format!("{SHARED}/{n}")).collect()).await;
+        }
+        Err(e) => tracing::warn!(%directory, error = %e, "shared files of an aborted checkpoint stay until a sweep"),
+    }
+    delete(storage, &[directory.to_owned()]).await;
+}
+
+/// Records the job's end and returns the entry with the directories to delete afterwards, by [`delete_dropped`].
 pub async fn terminate(
     writer: &LogWriter,
     policy: Retention,
@@ -107,12 +179,25 @@ pub async fn delete(storage: &Storage, directories: &[String]) {
     }
 }
 
-/// Deletes what attempts before the writer's left behind.
+/// Deletes what attempts before the writer's left behind. Returns directories and shared files.
 pub async fn sweep(storage: &Storage, writer: &LogWriter) -> Result<Vec<String>> {
     let folders = storage.list_folders("").await?;
-    let left = retention::sweep(&writer.view().await, writer.attempt, &folders);
+    let view = writer.view().await;
+    let mut left = retention::sweep(&view, writer.attempt, &folders);
     delete(storage, &left).await;
-    storage.sweep_staged("log").await?;
+    let names = storage.list_files(SHARED).await?;
+    if !names.is_empty() {
+        let live = live_files(storage, &view).await?;
+        let live = live.iter().filter_map(|f| f.strip_prefix(SHARED)?.strip_prefix('/')).collect();
+        let files = retention::sweep_shared(&live, writer.attempt, names);
+        let files: Vec<String> = files.into_iter().map(|n| format!("{SHARED}/{n}")).collect();
+        delete_files(storage, files.clone()).await;
+        left.extend(files);
+    }
+    storage.sweep_staged("log", |_| true).await?;
+    // taskmanagers of this attempt are other processes that live
+    let current = writer.attempt;
+    storage.sweep_staged(SHARED, move |name| retention::is_before(name, current)).await?;
     Ok(left)
 }
 

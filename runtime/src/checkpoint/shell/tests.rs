@@ -2,7 +2,7 @@ use super::*;
 use crate::checkpoint::handles::*;
 use crate::checkpoint::inspect;
 use crate::checkpoint::log::{Claimed, Nonce};
-use crate::checkpoint::manifest::{OperatorKind, OperatorSpec};
+use crate::checkpoint::manifest::{OperatorKind, OperatorSpec, state_file};
 use crate::checkpoint::restore::{Decision, Request, assign, choose};
 use crate::data::Type;
 use crate::dataflow::task::TaskId;
@@ -57,12 +57,23 @@ impl Job {
         }
     }
 
+    /// The third attempt, which claims without looking at what it restores.
+    async fn log_of_third(&self, second: &LogWriter) -> LogWriter {
+        let log = Log::new(self.storage.clone());
+        let view = log.read().await.unwrap();
+        let claim = second.view().await.last_claim().unwrap().2.clone();
+        match log.claim(view, Nonce::random(), claim, 0).await.unwrap() {
+            Claimed::Won(w) => w,
+            Claimed::Raced => panic!(),
+        }
+    }
+
     /// The only task's snapshot, written as its taskmanager would.
     async fn snapshot(&self, w: &LogWriter, id: u64, kind: SnapshotKind) -> Publish {
         let prefix = if kind.is_savepoint() { "savepoint" } else { "chk" };
         let directory = format!("{prefix}-{id}-{}-{}", w.attempt, w.nonce);
         let file = self.storage.write(&format!("{directory}/legs-0"), format!("state {id}")).await.unwrap();
-        let keyed = vec![KeyedHandle { file, key_groups: 0..128, entries: 3 }];
+        let keyed = vec![KeyedHandle { file, deltas: vec![], key_groups: 0..128, entries: 3 }];
         let splits = BTreeMap::from([(SPLITS.to_owned(), vec![Bytes64(vec![id as u8])])]);
         let operators = BTreeMap::from([
             ("legs".to_owned(), OperatorSubtaskState { keyed, lists: BTreeMap::new() }),
@@ -140,6 +151,130 @@ async fn checkpoints_are_published_retained_restored_and_ended() {
     let view = read_log(&j.storage).await.unwrap();
     let restore = RestoreConfig { from: Some("latest".into()), ..Default::default() };
     assert!(matches!(choose(&view, &Request::new(&restore, 1)), Decision::Ended { .. }));
+}
+
+impl Job {
+    /// A checkpoint whose keyed state lies in files of these checkpoints, oldest first; the last one is its own.
+    async fn built_on(&self, w: &LogWriter, files: &[u64]) -> Publish {
+        let id = *files.last().unwrap();
+        let mut p = self.snapshot(w, id, SnapshotKind::Checkpoint).await;
+        let path =
+            |n: u64| state_file(&format!("chk-{n}-{}-{}", w.attempt, w.nonce), SnapshotKind::Checkpoint, "0.state");
+        self.storage.write(&path(id), format!("changes {id}")).await.unwrap();
+        let mut files = files.iter().map(|n| FileHandle { path: path(*n), size: 9, crc32c: 0 });
+        let file = files.next().unwrap();
+        let keyed = vec![KeyedHandle { file, deltas: files.collect(), key_groups: 0..128, entries: 3 }];
+        let operators = &mut p.snapshots.values_mut().next().unwrap().operators;
+        operators.insert("legs".into(), OperatorSubtaskState { keyed, lists: BTreeMap::new() });
+        p
+    }
+
+    async fn complete_built_on(&self, w: &LogWriter, files: &[u64]) -> Result<(), AppendError> {
+        let p = self.built_on(w, files).await;
+        let published = publish(&self.storage, w, &self.spec, &p, 2, 1_010).await?;
+        delete_dropped(&self.storage, &published.appended.view, &published.dropped).await;
+        Ok(())
+    }
+
+    /// Which checkpoints' files the shared folder holds.
+    async fn shared(&self) -> Vec<u64> {
+        let names = self.storage.list_files(SHARED).await.unwrap();
+        let mut ids: Vec<u64> = names.iter().map(|n| n.split('-').nth(1).unwrap().parse().unwrap()).collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+#[tokio::test]
+async fn a_shared_file_goes_with_the_last_checkpoint_that_refers_to_it() {
+    let j = job();
+    let (w, _) = j.start().await;
+    j.complete_built_on(&w, &[1]).await.unwrap();
+    j.complete_built_on(&w, &[1, 2]).await.unwrap();
+    j.complete_built_on(&w, &[1, 2, 3]).await.unwrap();
+    j.complete_built_on(&w, &[1, 4]).await.unwrap();
+    assert_eq!(j.shared().await, [1, 2, 3, 4], "checkpoint 3 refers to them still");
+    j.complete_built_on(&w, &[1, 4, 5]).await.unwrap();
+    assert_eq!(j.shared().await, [1, 4, 5]);
+    // one is aborted, with what it wrote, and nothing else
+    let aborted = j.built_on(&w, &[1, 4, 5, 6]).await;
+    let tenfold = j.built_on(&w, &[60]).await;
+    discard(&j.storage, &aborted.directory).await;
+    assert_eq!(j.shared().await, [1, 4, 5, 60]);
+    discard(&j.storage, &tenfold.directory).await;
+    // a new base
+    j.complete_built_on(&w, &[7]).await.unwrap();
+    assert_eq!(j.shared().await, [1, 4, 5, 7]);
+    j.complete_built_on(&w, &[7, 8]).await.unwrap();
+    assert_eq!(j.shared().await, [7, 8]);
+    // one that was under way all the while builds on what is gone
+    let e = j.complete_built_on(&w, &[1, 9]).await.unwrap_err();
+    assert!(matches!(&e, AppendError::Refused(e) if e.to_string().contains("shared/chk-1-1-")), "{e:?}");
+    let refused = format!("chk-9-{}-{}", w.attempt, w.nonce);
+    assert!(Manifest::read(&j.storage, &refused).await.is_err(), "it is not there");
+    // every checkpoint that can be read is whole
+    let view = read_log(&j.storage).await.unwrap();
+    assert_eq!(view.checkpoints().len(), 2);
+    for c in view.checkpoints() {
+        let m = Manifest::read(&j.storage, &c.path).await.unwrap();
+        for f in m.shared_files() {
+            assert!(j.storage.get(f).await.unwrap().is_some(), "{f}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_later_attempt_sweeps_the_shared_files_that_nothing_refers_to() {
+    let j = job();
+    let (w, _) = j.start().await;
+    j.complete_built_on(&w, &[1]).await.unwrap();
+    j.complete_built_on(&w, &[1, 2]).await.unwrap();
+    // the process is killed with a checkpoint under way, another half written
+    j.built_on(&w, &[1, 2, 3]).await;
+    let shared = j.dir.path().join("default/flights").join(SHARED);
+    std::fs::write(shared.join("chk-4-1-0.0.state#0000000000000000000170"), "half").unwrap();
+    std::fs::write(shared.join("chk-4-2-0.0.state#0000000000000000000171"), "half").unwrap();
+    let (w2, _) = j.start().await;
+    j.built_on(&w2, &[5]).await;
+    sweep(&j.storage, &w2).await.unwrap();
+    assert_eq!(j.shared().await, [1, 2, 5], "what the living attempt writes is not touched");
+    let staged = |n: &str| shared.join(n).exists();
+    assert!(!staged("chk-4-1-0.0.state#0000000000000000000170"));
+    assert!(staged("chk-4-2-0.0.state#0000000000000000000171"));
+    // with a manifest that cannot be read nothing is deleted
+    let path = w2.view().await.checkpoints().pop().unwrap().path;
+    std::fs::write(j.dir.path().join("default/flights").join(&path).join(FILE), "{]").unwrap();
+    let (w3, names) = (j.log_of_third(&w2).await, j.shared().await);
+    assert!(sweep(&j.storage, &w3).await.is_err());
+    assert_eq!(j.shared().await, names);
+}
+
+#[tokio::test]
+async fn the_end_of_a_job_that_keeps_nothing_leaves_no_shared_file() {
+    let j = job();
+    let (w, _) = j.start().await;
+    j.complete_built_on(&w, &[1]).await.unwrap();
+    j.complete_built_on(&w, &[1, 2]).await.unwrap();
+    let status = TerminalStatus::Finished;
+    let (a, _, gone) = terminate(&w, Retention::RetainOnCancellation, status, String::new(), 0).await.unwrap();
+    delete_dropped(&j.storage, &a.view, &gone).await;
+    assert_eq!((j.shared().await, j.folders("chk-").await), (vec![], 0));
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_another_job_finds_its_shared_files() {
+    let (j, other) = (job(), job());
+    let (w, _) = j.start().await;
+    j.complete_built_on(&w, &[1]).await.unwrap();
+    j.complete_built_on(&w, &[1, 2]).await.unwrap();
+    let path = j.dir.path().join("default/flights").join(w.view().await.checkpoints().pop().unwrap().path);
+    let given = other.storage.normalize(path.to_str().unwrap()).unwrap();
+    let m = Manifest::read(&other.storage, &given).await.unwrap();
+    assert_eq!(m.shared_files().count(), 0, "not of this job");
+    for f in m.paths() {
+        assert!(other.storage.get(f).await.unwrap().is_some(), "{f}");
+    }
+    assert_eq!(m.paths().count(), 2);
 }
 
 #[tokio::test]

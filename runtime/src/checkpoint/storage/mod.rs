@@ -1,7 +1,11 @@
 //! The checkpoint storage of one job: files and directories under its root, and snapshots elsewhere by URL.
 mod local;
+mod ranges;
+mod stream;
 #[cfg(test)]
 mod tests;
+
+pub use stream::FileWriter;
 
 use super::handles::FileHandle;
 use crate::error::{Error, ErrorCode, Result};
@@ -333,11 +337,13 @@ impl Storage {
     }
 
     /// Deletes what processes that were killed while they wrote left in a folder, under names that no listing shows. Only local
-    /// file systems have that.
-    pub async fn sweep_staged(&self, folder: &str) -> Result<()> {
-        let Some(folder) = self.root.fs.as_ref().map(|fs| fs.join(folder)) else { return Ok(()) };
+    /// file systems have that. `left`: which names to take, of those that other processes staged.
+    pub async fn sweep_staged(&self, folder: &str, left: impl Fn(&str) -> bool + Send + 'static) -> Result<()> {
+        let Some(folder) = self.root.fs.as_ref().map(|fs| fs.join(folder)).filter(|f| f.is_dir()) else {
+            return Ok(());
+        };
         let swept = tokio::task::spawn_blocking(move || {
-            local::sweep_staged(&folder).map_err(|e| local::explain("clean up", &folder, &e))
+            local::sweep_staged(&folder, left).map_err(|e| local::explain("clean up", &folder, &e))
         });
         swept.await.unwrap_or_else(|e| Err(Error::internal(format!("cleaning up panicked: {e}"))))
     }

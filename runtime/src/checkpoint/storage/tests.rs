@@ -143,8 +143,66 @@ async fn what_killed_writers_staged_is_swept_and_nothing_else() {
     for name in ["00000000000000000002.json#4711", "notes#1a", "notes.txt"] {
         std::fs::write(log.join(name), "half").unwrap();
     }
-    s.sweep_staged("log").await.unwrap();
+    s.sweep_staged("log", |_| true).await.unwrap();
     let mut left: Vec<_> = std::fs::read_dir(&log).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["00000000000000000001.json", "notes#1a", "notes.txt"]);
+}
+
+/// In uneven pieces, around the sizes at which buffers are written and uploads are cut into parts.
+#[tokio::test]
+async fn a_file_that_is_written_piece_by_piece_is_there_when_it_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = Storage::open("memory:pieces", &job()).unwrap();
+    for s in [storage(&dir), memory] {
+        for size in [0, 1, 4096, 4 << 20, (4 << 20) + 1, 9_300_001, 17 << 20] {
+            let bytes: Vec<u8> = (0..size as u32).map(|i| (i.wrapping_mul(0x9E37_79B9) >> 24) as u8).collect();
+            let (writer, path) = (s.clone(), format!("shared/{size}"));
+            let (at, expected) = (path.clone(), bytes.clone());
+            let file = tokio::task::spawn_blocking(move || {
+                let mut file = writer.create(&at).unwrap();
+                let mut rest = &bytes[..];
+                for n in (1..).map(|i: usize| i * 77_777) {
+                    let (now, later) = rest.split_at(n.min(rest.len()));
+                    file.write(now).unwrap();
+                    rest = later;
+                    if rest.is_empty() {
+                        break;
+                    }
+                }
+                let before = writer.clone();
+                let name = at.clone();
+                assert!(
+                    tokio::runtime::Handle::current().block_on(async { before.get(&name).await }).unwrap().is_none()
+                );
+                file.finish().unwrap()
+            });
+            let file = file.await.unwrap();
+            assert_eq!((file.path.as_str(), file.size), (path.as_str(), size as u64));
+            assert!(s.read(&file).await.unwrap() == expected, "{size}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_given_up_leaves_nothing_and_a_taken_name_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = storage(&dir);
+    s.write("shared/taken", "first").await.unwrap();
+    tokio::task::spawn_blocking({
+        let s = s.clone();
+        move || {
+            let mut file = s.create("shared/given-up").unwrap();
+            file.write(&vec![7; 9 << 20]).unwrap();
+            drop(file);
+            let mut file = s.create("shared/taken").unwrap();
+            file.write(&vec![7; 9 << 20]).unwrap();
+            assert!(file.finish().unwrap_err().to_string().contains("shared/taken exists already"));
+        }
+    })
+    .await
+    .unwrap();
+    let names = std::fs::read_dir(dir.path().join("default/flights/shared")).unwrap();
+    assert_eq!(names.map(|f| f.unwrap().file_name()).collect::<Vec<_>>(), ["taken"]);
+    assert_eq!(s.get("shared/taken").await.unwrap().unwrap(), "first");
 }

@@ -1,5 +1,6 @@
 //! Timers against a naive oracle; snapshots of them.
 use super::*;
+use crate::state::frozen::Change;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -44,9 +45,11 @@ fn rescale(parts: &mut [Timers<u64, u8>], into: u32) -> Vec<Timers<u64, u8>> {
         let owned = crate::graph::key_group_range(subtask, into, GROUPS);
         let mut timers = Timers::new("timers");
         for (group, key, value) in &entries {
-            let target = RestoreTarget { max_parallelism: GROUPS, owned: &owned, block: *group..*group + 1 };
+            let block = *group..*group + 1;
+            let target = RestoreTarget { max_parallelism: GROUPS, change: Change::New, owned: &owned, block };
             timers.restore(&target, RawEntry { key, value }).unwrap();
         }
+        timers.restored();
         timers
     };
     (0..into).map(restored).collect()

@@ -1,5 +1,6 @@
 //! Reads a snapshot file: checks everything before it is used, fetches only the blocks of the key groups asked for.
-use super::format::{Block, Compression, FOOTER, Footer, HEAD, MAGIC, SnapshotMeta, damaged, head, parse_trailer};
+use super::blocks::Block;
+use super::format::{Compression, FOOTER, Footer, HEAD, MAGIC, SnapshotMeta, damaged, head_of, parse_trailer};
 use crate::data::{DecodeError, HASH_VERSION, take, take_len};
 use crate::error::{Error, ErrorCode, Result};
 use crate::state::frozen::RawEntry;
@@ -14,7 +15,7 @@ const TAIL: u64 = 256 << 10;
 const FETCH: u64 = 8 << 20;
 
 /// A file that can be read in ranges.
-pub trait ReadAt {
+pub trait ReadAt: Send + Sync {
     /// For messages: path or URL.
     fn name(&self) -> &str;
     /// Bytes.
@@ -49,7 +50,7 @@ impl ReadAt for InMemory {
 pub struct SnapshotFile<'a> {
     file: &'a dyn ReadAt,
     meta: SnapshotMeta,
-    blocks: Vec<Vec<Block>>,
+    blocks: Vec<Block>,
 }
 
 impl<'a> SnapshotFile<'a> {
@@ -79,7 +80,7 @@ impl<'a> SnapshotFile<'a> {
         let mut footer = [0; FOOTER];
         footer.copy_from_slice(&tail[tail.len() - FOOTER..]);
         let footer = Footer::parse(name, size, &footer)?;
-        if first[..] != head() {
+        if first[..] != head_of(footer.version) {
             return Err(damaged(name, format!("its first {HEAD} bytes are wrong")));
         }
         let trailer = if footer.trailer.start >= tail_start {
@@ -90,7 +91,7 @@ impl<'a> SnapshotFile<'a> {
         if crc32c::crc32c(&trailer) != footer.crc32c {
             return Err(damaged(name, "the checksum of its trailer does not match"));
         }
-        let (meta, blocks) = parse_trailer(name, &trailer, footer.trailer.start)?;
+        let (meta, blocks) = parse_trailer(name, footer.version, &trailer, footer.trailer.start)?;
         if meta.hash_version != HASH_VERSION {
             return Err(Error::user(
                 ErrorCode::Snapshot,
@@ -103,29 +104,36 @@ impl<'a> SnapshotFile<'a> {
         Ok(Self { file, meta, blocks })
     }
 
+    /// Entries of a state, without removals, in the blocks that hold one of these key groups.
+    pub fn entries_of(&self, state: usize, groups: &Range<u32>) -> u64 {
+        let of = |b: &&Block| b.state as usize == state && !b.removals && b.overlaps(groups);
+        self.blocks.iter().filter(of).map(|b| b.entries).sum()
+    }
+
     pub fn name(&self) -> &str {
         self.file.name()
     }
     pub fn meta(&self) -> &SnapshotMeta {
         &self.meta
     }
-    /// Entries of one of [`SnapshotMeta::states`].
+    /// Entries of one of [`SnapshotMeta::states`], without removals.
     pub fn entries(&self, state: usize) -> u64 {
-        self.blocks.get(state).map_or(0, |blocks| blocks.iter().map(|b| b.entries).sum())
+        self.blocks.iter().filter(|b| b.state as usize == state && !b.removals).map(|b| b.entries).sum()
     }
 
-    /// Calls `entry` with each entry of a state in the blocks that hold one of `groups`. Blocks also hold entries of
-    /// neighbouring groups; the second argument says which ones the block may hold.
+    /// Calls `entry` with each entry of a state in the blocks that hold one of `groups`: those that are there, or those
+    /// that are gone (which have no value). Blocks also hold entries of neighbouring groups; the second argument says which
+    /// ones the block may hold.
     pub fn for_each(
         &self,
         state: usize,
+        removals: bool,
         groups: &Range<u32>,
         entry: &mut dyn FnMut(RawEntry<'_>, &Range<u32>) -> Result<(), String>,
     ) -> Result<()> {
-        let all = self.blocks.get(state).map_or(&[][..], Vec::as_slice);
-        let state = self.meta.states.get(state).map_or("", |s| s.name.as_str());
-        let wanted = |b: &Block| b.groups.0 < groups.end && b.groups.1 >= groups.start;
-        let mut rest = all.iter().enumerate().filter(|(_, b)| wanted(b)).peekable();
+        let name = self.meta.states.get(state).map_or("", |s| s.name.as_str());
+        let wanted = |b: &Block| b.state as usize == state && b.removals == removals && b.overlaps(groups);
+        let mut rest = self.blocks.iter().enumerate().filter(|(_, b)| wanted(b)).peekable();
         while let Some((i, block)) = rest.next() {
             let mut span = block.at.clone();
             let mut together = vec![(i, block)];
@@ -139,7 +147,7 @@ impl<'a> SnapshotFile<'a> {
                 self.block(block, stored, entry).map_err(|what| {
                     damaged(
                         self.name(),
-                        format!("state {state:?}, block {i} (bytes {}..{}): {what}", block.at.start, block.at.end),
+                        format!("state {name:?}, block {i} (bytes {}..{}): {what}", block.at.start, block.at.end),
                     )
                 })?;
             }
@@ -168,6 +176,9 @@ impl<'a> SnapshotFile<'a> {
         let mut next = || -> Result<RawEntry<'_>, DecodeError> {
             let len = take_len(&mut input)?;
             let key = take(&mut input, len)?;
+            if block.removals {
+                return Ok(RawEntry { key, value: &[] });
+            }
             let len = take_len(&mut input)?;
             Ok(RawEntry { key, value: take(&mut input, len)? })
         };

@@ -1,25 +1,53 @@
-//! Writes frozen tables into a snapshot file, as a stream of chunks.
-use super::format::{Block, Compression, HEAD, SnapshotMeta, head, trailer};
-use crate::data::put_len;
+//! Writes frozen tables into a snapshot file, as a stream of chunks; large tables are encoded on threads of their own.
+use super::blocks::{Block, BlockWriter, Chunk};
+use super::format::{Compression, HEAD, SnapshotMeta, head, trailer};
 use crate::error::{Error, Result};
 use crate::state::snapshot::FrozenTable;
+use std::sync::{Mutex, PoisonError, mpsc};
 
-/// Sizes in bytes. The defaults suit local disks and object stores (whose multipart uploads want parts of at least 5 MiB).
+/// Sizes in bytes. The defaults suit local disks and object stores.
 #[derive(Debug, Clone)]
 pub struct WriteOptions {
     /// A block ends when it has so many bytes.
     pub block: usize,
-    /// A chunk is handed on when it has so many bytes; the last one is shorter. Memory is bounded by a chunk, a block, and
-    /// what the receiver holds.
+    /// A chunk is handed on when it has so many bytes. Memory is bounded by three chunks and blocks for each thread.
     pub chunk: usize,
     pub compression: Compression,
     /// Level of the compression.
     pub level: i32,
+    /// Threads that encode a large table. None: the caller's own, alone.
+    pub threads: usize,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self { block: 128 << 10, chunk: 5 << 20, compression: Compression::None, level: 1 }
+        // the other half is left to those who process records
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            block: 128 << 10,
+            chunk: 1 << 20,
+            compression: Compression::None,
+            level: 1,
+            threads: (cores / 2).clamp(1, 4),
+        }
+    }
+}
+
+/// Tables with fewer entries are encoded on the caller's thread.
+const LARGE: u64 = if cfg!(test) { 100 } else { 50_000 };
+/// Entries of one turn of an encoding thread, which ends a block.
+const RUN: usize = if cfg!(test) { 64 } else { 8 << 10 };
+
+/// A table and what of it to write.
+pub struct Piece {
+    pub table: Box<dyn FrozenTable>,
+    /// Only what was written or removed after the freeze of this epoch; the table's history must reach so far.
+    pub since: Option<u32>,
+}
+
+impl From<Box<dyn FrozenTable>> for Piece {
+    fn from(table: Box<dyn FrozenTable>) -> Self {
+        Self { table, since: None }
     }
 }
 
@@ -30,123 +58,132 @@ pub struct Written {
     pub size: u64,
     /// Of the whole file.
     pub crc32c: u32,
-    /// Over all states.
+    /// Over all states, without removals.
     pub entries: u64,
+    /// Keys that are told as removed.
+    pub removals: u64,
 }
 
-struct Writer<'a> {
-    options: &'a WriteOptions,
-    put: &'a mut dyn FnMut(Vec<u8>) -> Result<()>,
-    /// What is not handed on yet; the open block is its end.
-    chunk: Vec<u8>,
-    /// Bytes handed on, and their checksum.
+/// The file so far.
+struct Stream<'a> {
+    put: &'a mut dyn FnMut(&[u8]) -> Result<()>,
     size: u64,
     crc32c: u32,
-    /// Start of the open block in `chunk`.
-    start: usize,
     entries: u64,
-    groups: (u32, u32),
-    compressor: Option<zstd::bulk::Compressor<'static>>,
-    scratch: Vec<u8>,
+    removals: u64,
+    blocks: Vec<Block>,
 }
 
-impl Writer<'_> {
-    fn hand_on(&mut self, room: usize) -> Result<()> {
-        self.crc32c = crc32c::crc32c_append(self.crc32c, &self.chunk);
-        self.size += self.chunk.len() as u64;
-        self.start = 0;
-        (self.put)(std::mem::replace(&mut self.chunk, Vec::with_capacity(room)))
+impl Stream<'_> {
+    fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
+        self.size += bytes.len() as u64;
+        (self.put)(bytes)
     }
 
-    fn entry(&mut self, group: u32, key: &[u8], value: &[u8], blocks: &mut Vec<Block>) -> Result<()> {
-        let open = self.chunk.len() - self.start;
-        // a new key group is a good place to end a block: a reader of other groups need not read it
-        if open >= self.options.block || (open > self.options.block / 2 && group != self.groups.1) {
-            self.end_block(blocks)?;
+    fn chunk(&mut self, chunk: &Chunk) -> Result<()> {
+        for b in &chunk.blocks {
+            let at = self.size + b.at.start..self.size + b.at.end;
+            let count = if b.removals { &mut self.removals } else { &mut self.entries };
+            *count += b.entries;
+            self.blocks.push(Block { at, ..b.clone() });
         }
-        if self.entries == 0 {
-            self.groups.0 = group;
-        }
-        self.groups.1 = group;
-        self.entries += 1;
-        put_len(&mut self.chunk, key.len());
-        self.chunk.extend_from_slice(key);
-        put_len(&mut self.chunk, value.len());
-        self.chunk.extend_from_slice(value);
-        Ok(())
-    }
-
-    fn end_block(&mut self, blocks: &mut Vec<Block>) -> Result<()> {
-        if self.entries == 0 {
-            return Ok(());
-        }
-        let raw_len = (self.chunk.len() - self.start) as u64;
-        if let Some(compressor) = &mut self.compressor {
-            let raw = &self.chunk[self.start..];
-            self.scratch.clear();
-            self.scratch.reserve(zstd::zstd_safe::compress_bound(raw.len()));
-            compressor
-                .compress_to_buffer(raw, &mut self.scratch)
-                .map_err(|e| Error::internal(format!("cannot compress a block of a snapshot: {e}")))?;
-            if self.scratch.len() < raw.len() {
-                self.chunk.truncate(self.start);
-                self.chunk.extend_from_slice(&self.scratch);
-            }
-        }
-        let at = self.size + self.start as u64..self.size + self.chunk.len() as u64;
-        let crc32c = crc32c::crc32c(&self.chunk[self.start..]);
-        blocks.push(Block { at, groups: self.groups, raw_len, entries: self.entries, crc32c });
-        self.entries = 0;
-        self.start = self.chunk.len();
-        if self.chunk.len() >= self.options.chunk {
-            self.hand_on(self.options.chunk + self.options.block)?;
-        }
-        Ok(())
+        self.bytes(&chunk.bytes)
     }
 }
 
-/// Writes a file: `put` takes its bytes, in order, in chunks. `meta.states` and `meta.compression` are taken from the
-/// tables and the options.
+/// Writes a file: `put` takes its bytes, in order. `meta.states`, `meta.changes_only` and `meta.compression` are taken from
+/// the tables and the options.
 ///
 /// # Errors
 /// The first error of `put`, which ends the writing.
 pub fn write(
     mut meta: SnapshotMeta,
-    tables: Vec<Box<dyn FrozenTable>>,
+    tables: Vec<Piece>,
     options: &WriteOptions,
-    put: &mut dyn FnMut(Vec<u8>) -> Result<()>,
+    put: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<Written> {
     meta.compression = options.compression;
-    meta.states = tables.iter().map(|t| t.descriptor().clone()).collect();
-    let compressor = match options.compression {
-        Compression::None => None,
-        Compression::Zstd => Some(
-            zstd::bulk::Compressor::new(options.level)
-                .map_err(|e| Error::internal(format!("cannot compress a snapshot: {e}")))?,
-        ),
-    };
-    let mut w = Writer {
-        options,
-        put,
-        chunk: head().to_vec(),
-        size: 0,
-        crc32c: 0,
-        start: HEAD,
-        entries: 0,
-        groups: (0, 0),
-        compressor,
-        scratch: Vec::new(),
-    };
-    let mut index = Vec::with_capacity(tables.len());
-    let mut entries = 0;
-    for table in tables {
-        let mut blocks = Vec::new();
-        table.for_each(meta.max_parallelism, &mut |group, key, value| w.entry(group, key, value, &mut blocks))?;
-        w.end_block(&mut blocks)?;
-        entries += blocks.iter().map(|b: &Block| b.entries).sum::<u64>();
-        index.push(blocks);
+    meta.states = tables.iter().map(|t| t.table.descriptor().clone()).collect();
+    let partial = tables.iter().filter(|t| t.since.is_some());
+    meta.changes_only = partial.map(|t| t.table.descriptor().name.clone()).collect();
+    let mut stream = Stream { put, size: 0, crc32c: 0, entries: 0, removals: 0, blocks: Vec::new() };
+    stream.bytes(&head())?;
+    debug_assert_eq!(stream.size, HEAD as u64);
+    for (state, Piece { table, since }) in (0..).zip(tables) {
+        let max_parallelism = meta.max_parallelism;
+        if table.history().is_none() {
+            let mut put = |chunk: Chunk| stream.chunk(&chunk).map(|()| chunk.bytes);
+            let mut out = BlockWriter::new(state, options, &mut put)?;
+            table.for_each(max_parallelism, &mut |group, key, value| out.encoded(group, key, value))?;
+            out.finish()?;
+        } else if options.threads == 0 || table.entries() < LARGE {
+            let mut table = table;
+            let mut put = |chunk: Chunk| stream.chunk(&chunk).map(|()| chunk.bytes);
+            let mut out = BlockWriter::new(state, options, &mut put)?;
+            while let Some(run) = table.take_run(RUN) {
+                run.encode(max_parallelism, since, &mut out)?;
+            }
+            out.finish()?;
+        } else {
+            on_threads(state, table, since, max_parallelism, options, &mut stream)?;
+        }
     }
-    w.chunk.extend_from_slice(&trailer(&meta, &index)?);
-    w.hand_on(0)?;
-    Ok(Written { size: w.size, crc32c: w.crc32c, entries })
+    let trailer = trailer(&meta, &stream.blocks)?;
+    stream.bytes(&trailer)?;
+    Ok(Written { size: stream.size, crc32c: stream.crc32c, entries: stream.entries, removals: stream.removals })
+}
+
+/// Encodes on several threads, each taking the next segments, while this one puts away what is ready.
+fn on_threads(
+    state: u32,
+    table: Box<dyn FrozenTable>,
+    since: Option<u32>,
+    max_parallelism: u32,
+    options: &WriteOptions,
+    stream: &mut Stream<'_>,
+) -> Result<()> {
+    let table = Mutex::new(table);
+    let next = || table.lock().unwrap_or_else(PoisonError::into_inner).take_run(RUN);
+    let empty = Mutex::new(Vec::<Vec<u8>>::new());
+    let (full, chunks) = mpsc::sync_channel::<Chunk>(options.threads);
+    std::thread::scope(|scope| {
+        let encoder = |full: mpsc::SyncSender<Chunk>| {
+            let (next, empty) = (&next, &empty);
+            move || -> Result<()> {
+                let mut put = |chunk: Chunk| match full.send(chunk) {
+                    Ok(()) => Ok(empty.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()),
+                    // the other side has met an error, which it reports
+                    Err(_) => Err(Error::internal("the snapshot was given up")),
+                };
+                let mut out = BlockWriter::new(state, options, &mut put)?;
+                while let Some(run) = next() {
+                    run.encode(max_parallelism, since, &mut out)?;
+                }
+                out.finish()
+            }
+        };
+        let mut encoders = Vec::with_capacity(options.threads);
+        for n in 0..options.threads {
+            let thread = std::thread::Builder::new().name(format!("weir-snapshot-{n}"));
+            let spawned = thread.spawn_scoped(scope, encoder(full.clone()));
+            encoders.push(spawned.map_err(|e| Error::internal(format!("cannot start a thread to encode state: {e}")))?);
+        }
+        drop(full);
+        let mut put = Ok(());
+        for chunk in &chunks {
+            put = stream.chunk(&chunk);
+            if put.is_err() {
+                break;
+            }
+            empty.lock().unwrap_or_else(PoisonError::into_inner).push(chunk.bytes);
+        }
+        drop(chunks);
+        let encoded = encoders.into_iter().map(|e| match e.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        let encoded = encoded.fold(Ok(()), Result::and);
+        put.and(encoded)
+    })
 }

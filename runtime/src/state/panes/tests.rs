@@ -24,6 +24,7 @@ fn snapshot(
         key_groups: groups,
         compression: Compression::None,
         states: vec![],
+        changes_only: Default::default(),
     };
     (state.freeze(), meta)
 }
@@ -31,8 +32,8 @@ fn snapshot(
 fn file((frozen, meta): (Box<dyn FrozenTable>, SnapshotMeta)) -> InMemory {
     let mut bytes = Vec::new();
     let options = WriteOptions { block: 4096, ..WriteOptions::default() };
-    write(meta, vec![frozen], &options, &mut |chunk| {
-        bytes.extend_from_slice(&chunk);
+    write(meta, vec![frozen.into()], &options, &mut |chunk| {
+        bytes.extend_from_slice(chunk);
         Ok(())
     })
     .unwrap();
@@ -41,7 +42,8 @@ fn file((frozen, meta): (Box<dyn FrozenTable>, SnapshotMeta)) -> InMemory {
 
 fn read(files: &[InMemory], groups: &Range<u32>, max_parallelism: u32, state: &mut dyn KeyedTable<u64>) -> Result<()> {
     let files: Vec<&dyn ReadAt> = files.iter().map(|f| f as &dyn ReadAt).collect();
-    restore("w", groups, max_parallelism, NotDeclared::Refuse, &files, &mut [state]).map(|_| ())
+    let chains: Vec<_> = files.chunks(1).collect();
+    restore("w", groups, max_parallelism, NotDeclared::Refuse, &chains, &mut [state]).map(|_| ())
 }
 
 proptest! {

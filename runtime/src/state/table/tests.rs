@@ -22,34 +22,54 @@ fn ops(keys: u16) -> impl Strategy<Value = Vec<Op>> {
         5 => (0..keys, any::<i8>()).prop_map(|(k, v)| Op::GetMut(k, v.into())),
         12 => (0..keys).prop_map(Op::Remove),
         1 => Just(Op::Clear),
-        2 => Just(Op::Freeze),
+        3 => Just(Op::Freeze),
         2 => Just(Op::Drop),
     ];
-    prop::collection::vec(op, 0..600)
+    prop::collection::vec(op, 0..800)
 }
 
 fn contents(frozen: &FrozenSegments<Str, i64>) -> HashMap<Str, i64> {
     let mut all = HashMap::new();
     let mut last = None;
-    for p in &frozen.parts {
+    for p in frozen.parts() {
         assert!(last.is_none_or(|l| l < p.first_hash) && p.first_hash <= p.last_hash);
         last = Some(p.last_hash);
-        for (k, v) in p.table.iter() {
+        for s in p.slots(None) {
+            let k = &s.key;
             assert!((p.first_hash..=p.last_hash).contains(&k.key_hash()), "{k} lies in the wrong segment");
-            assert_eq!(all.insert(k.clone(), *v), None);
+            assert_eq!(all.insert(k.clone(), s.value), None);
+        }
+    }
+    all
+}
+
+/// An earlier table with the changes that a later one tells.
+fn changed(frozen: &FrozenSegments<Str, i64>, since: u32, earlier: &HashMap<Str, i64>) -> HashMap<Str, i64> {
+    let mut all = earlier.clone();
+    for p in frozen.parts() {
+        for k in p.removed(since) {
+            assert!(p.slots(None).all(|s| s.key != *k), "{k} is there and told as removed");
+            all.remove(k);
+        }
+        let mut once = std::collections::HashSet::new();
+        for s in p.slots(Some(since)) {
+            assert!(once.insert(s.key.clone()), "{} is told twice", s.key);
+            all.insert(s.key.clone(), s.value);
         }
     }
     all
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
-    /// The table is a map, whatever it splits into, and a frozen table stays as it was.
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// The table is a map, whatever it splits into; a frozen table stays as it was, and tells what changed since each
+    /// earlier one.
     #[test]
-    fn behaves_as_a_map_with_snapshots(split_at in 4usize..40, ops in ops(200)) {
+    fn behaves_as_a_map_with_snapshots(split_at in 4usize..40, ops in ops(200), floors in any::<bool>()) {
         let mut table = SegmentedTable::<Str, i64>::with_split_at(split_at);
         let mut model = HashMap::<Str, i64>::new();
         let mut snapshots = std::collections::VecDeque::new();
+        let mut earlier: Vec<(u32, HashMap<Str, i64>)> = Vec::new();
         let key = |k: u16| Str::from(format!("key-{k}"));
         for op in ops {
             match op {
@@ -82,6 +102,18 @@ proptest! {
                 Op::Freeze => {
                     let frozen = table.freeze();
                     prop_assert_eq!(frozen.len(), model.len());
+                    let told = frozen.history().clone();
+                    for (epoch, before) in &earlier {
+                        if *epoch >= told.complete_since {
+                            prop_assert_eq!(&changed(&frozen, *epoch, before), &model, "since {}", epoch);
+                        }
+                    }
+                    earlier.push((told.epoch, model.clone()));
+                    if floors {
+                        // snapshots are relative to the last one but two at most
+                        earlier = earlier.split_off(earlier.len().saturating_sub(3));
+                        told.floor.store(earlier[0].0, Ordering::Relaxed);
+                    }
                     snapshots.push_back((frozen, model.clone()));
                 }
                 Op::Drop => {
@@ -103,41 +135,54 @@ proptest! {
 }
 
 #[test]
-fn a_write_copies_one_shared_segment_and_takes_a_released_one_back() {
-    let mut table = SegmentedTable::<u64, u64>::with_split_at(8);
+fn a_write_after_a_freeze_copies_its_entry_alone_and_a_released_segment_becomes_one_layer_again() {
+    let mut table = SegmentedTable::<u64, u64>::with_split_at(64);
     for k in 0..1000u64 {
         *table.upsert(k.key_hash(), &k) = k;
     }
-    let shared = |t: &SegmentedTable<u64, u64>| t.segments.iter().filter(|s| s.shared.is_some()).count();
+    let above = |t: &SegmentedTable<u64, u64>| t.segments.iter().map(|s| s.top.table.len()).sum::<usize>();
+    let layered = |t: &SegmentedTable<u64, u64>| t.segments.iter().filter(|s| s.under.is_some()).count();
     let frozen = table.freeze();
     let all = table.segments();
-    assert_eq!(shared(&table), all);
+    assert_eq!((layered(&table), above(&table)), (all, 0));
     assert!(table.get(1u64.key_hash(), &1).is_some());
     assert_eq!(table.remove(5000u64.key_hash(), &5000), None);
     assert_eq!(table.get_mut(5000u64.key_hash(), &5000), None);
-    assert_eq!(shared(&table), all, "reads and misses copy nothing");
+    assert_eq!((layered(&table), above(&table)), (all, 0), "reads and misses copy nothing");
+    for k in 0..20u64 {
+        *table.upsert(k.key_hash(), &k) += 1;
+        *table.get_mut(k.key_hash(), &k).unwrap() += 1;
+    }
+    assert_eq!((layered(&table), above(&table)), (all, 20), "each entry is copied once, no segment is");
+    assert_eq!(frozen.parts().flat_map(|p| p.slots(None)).map(|s| s.value).sum::<u64>(), 499_500);
 
-    // two keys of different segments that are not full (a full one splits)
-    let roomy = |t: &SegmentedTable<u64, u64>, not: usize| {
-        (0..1000u64).find(|k| {
-            let at = t.segment_of(k.key_hash());
-            at != not && t.segments[at].readable().len() < 8
-        })
-    };
-    let address = |t: &SegmentedTable<u64, u64>, k: u64| t.get(k.key_hash(), &k).map(std::ptr::from_ref);
-
-    let one = roomy(&table, usize::MAX).unwrap();
-    let before = address(&table, one);
-    *table.upsert(one.key_hash(), &one) += 1;
-    assert_eq!(shared(&table), all - 1);
-    assert_ne!(address(&table, one), before, "copied");
-
-    let two = roomy(&table, table.segment_of(one.key_hash())).unwrap();
-    let before = address(&table, two);
     drop(frozen);
-    *table.upsert(two.key_hash(), &two) += 1;
-    assert_eq!(shared(&table), all - 2);
-    assert_eq!(address(&table, two), before, "taken back as it was");
+    // one round of writes pays for all that lies above
+    for k in 0..1000u64 {
+        *table.upsert(k.key_hash(), &k) += 1;
+    }
+    assert_eq!((layered(&table), above(&table)), (0, 1000));
+    assert_eq!(table.iter().map(|e| e.1).sum::<u64>(), 499_500 + 40 + 1000);
+}
+
+/// What any one write does is bounded: with large segments and a snapshot that is just let go of, no batch moves them all.
+#[test]
+fn layers_become_one_at_the_pace_of_the_writes() {
+    let mut table = SegmentedTable::<u64, u64>::with_split_at(512);
+    let n = 100_000u64;
+    (0..n).for_each(|k| _ = table.upsert(k.key_hash(), &k));
+    let frozen = table.freeze();
+    (0..n).for_each(|k| *table.upsert(k.key_hash(), &k) += 1);
+    drop(frozen);
+    let layered = |t: &SegmentedTable<u64, u64>| t.segments.iter().filter(|s| s.under.is_some()).count();
+    let before = layered(&table);
+    (0..1024u64).for_each(|k| *table.upsert(k.key_hash(), &k) += 1);
+    let merged = before - layered(&table);
+    assert!(merged > 0 && merged <= (1024 * CREDIT_PER_WRITE + MOST_CREDIT) / 256, "{merged} of {before} in one batch");
+    for _ in 0..4 {
+        (0..n).for_each(|k| *table.upsert(k.key_hash(), &k) += 1);
+    }
+    assert_eq!(layered(&table), 0);
 }
 
 #[test]
@@ -146,7 +191,7 @@ fn removal_gives_memory_back() {
     for k in 0..20_000u64 {
         table.upsert(k.key_hash(), &k);
     }
-    let room = |t: &SegmentedTable<u64, u64>| t.segments.iter().map(|s| s.table.capacity()).sum::<usize>();
+    let room = |t: &SegmentedTable<u64, u64>| t.segments.iter().map(|s| s.top.table.capacity()).sum::<usize>();
     assert!(room(&table) >= 20_000);
     for k in 0..20_000u64 {
         assert_eq!(table.remove(k.key_hash(), &k), Some(0));
@@ -162,7 +207,7 @@ fn a_narrow_range_of_hashes_still_splits() {
     for k in &mine {
         table.upsert(k.key_hash(), k);
     }
-    assert!(table.segments.iter().all(|s| s.table.len() <= 64));
+    assert!(table.segments.iter().all(|s| s.top.table.len() <= 64));
 }
 
 /// Keys that all hash alike, as nobody's keys should.

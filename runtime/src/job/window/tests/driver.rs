@@ -13,7 +13,7 @@ use crate::job::window::operator::{Spec, WindowOperator};
 use crate::job::window::trigger::Trigger;
 use crate::observe::TaskMetrics;
 use crate::state::file::{
-    Compression, InMemory, NotDeclared, ReadAt, SnapshotMeta, WriteOptions, restore as restore_files, write,
+    Compression, InMemory, NotDeclared, Piece, ReadAt, SnapshotMeta, WriteOptions, restore as restore_files, write,
 };
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
@@ -106,9 +106,10 @@ impl<G: Trigger<Rec>> Driver<G> {
         for subtask in 0..parallelism {
             let mut operator = (self.make)();
             let files: Vec<&dyn ReadAt> = files.iter().map(|f| f as &dyn ReadAt).collect();
+            let chains: Vec<_> = files.chunks(1).collect();
             let groups = key_group_range(subtask, parallelism, MAX_PARALLELISM);
             let refuse = NotDeclared::Refuse;
-            restore_files("w", &groups, MAX_PARALLELISM, refuse, &files, &mut operator.states()).unwrap();
+            restore_files("w", &groups, MAX_PARALLELISM, refuse, &chains, &mut operator.states()).unwrap();
             let cx = RuntimeContext {
                 operator: "w".into(),
                 subtask,
@@ -170,7 +171,7 @@ impl<G: Trigger<Rec>> Driver<G> {
         let mut files = Vec::new();
         let old = self.subtasks.len() as u32;
         for (i, s) in (0..old).zip(&mut self.subtasks) {
-            let frozen: Vec<_> = s.operator.states().into_iter().map(|s| s.freeze()).collect();
+            let frozen: Vec<Piece> = s.operator.states().into_iter().map(|s| s.freeze().into()).collect();
             let meta = SnapshotMeta {
                 operator: "w".into(),
                 hash_version: HASH_VERSION,
@@ -178,6 +179,7 @@ impl<G: Trigger<Rec>> Driver<G> {
                 key_groups: key_group_range(i, old, MAX_PARALLELISM),
                 compression: Compression::None,
                 states: Vec::new(),
+                changes_only: Default::default(),
             };
             // what comes after the barrier must not be seen by the snapshot
             let (mut batch, mut away) = (Batch::default(), Output::new(Vec::new()));
@@ -191,7 +193,7 @@ impl<G: Trigger<Rec>> Driver<G> {
             let mut bytes = Vec::new();
             let options = WriteOptions { block: 64, ..WriteOptions::default() };
             write(meta, frozen, &options, &mut |chunk| {
-                bytes.extend_from_slice(&chunk);
+                bytes.extend_from_slice(chunk);
                 Ok(())
             })
             .unwrap();
