@@ -14,7 +14,7 @@ use weir_api::config::{CheckpointConfig, RestartConfig, RestoreConfig, default_m
 
 pub use status::StreamJobStatus;
 
-/// A stream job: one program, run by a jobmanager pod and as many taskmanager pods as its parallelism needs.
+/// A stream job: one program, run by a jobmanager pod and as many taskmanager pods as its operators need.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "weir.dev",
@@ -26,7 +26,7 @@ pub use status::StreamJobStatus;
     namespaced,
     status = "StreamJobStatus",
     derive = "PartialEq",
-    doc = "A stream job: one program, run by a jobmanager pod and as many taskmanager pods as its parallelism needs.",
+    doc = "A stream job: one program, run by a jobmanager pod and as many taskmanager pods as its operators need.",
     scale(
         spec_replicas_path = ".spec.parallelism",
         status_replicas_path = ".status.parallelism",
@@ -77,8 +77,8 @@ pub struct StreamJobSpec {
     /// Environment of the job in all its pods. Names that start with WEIR_ are the operator's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<EnvVar>,
-    /// How many subtasks each operator of the job has, unless the job says otherwise. Change it here or by `kubectl scale`:
-    /// the job takes a savepoint and goes on from it at the new parallelism.
+    /// How many subtasks each operator of the job has, unless the program gives it a parallelism of its own; there are taskmanagers
+    /// for the widest operator. Change it here or by `kubectl scale`: the job takes a savepoint and goes on from it at the new parallelism.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 32768))]
     pub parallelism: u32,
@@ -211,8 +211,8 @@ impl UpgradeMode {
 }
 
 impl StreamJobSpec {
-    /// Taskmanager pods that hold `parallelism` slots.
-    pub fn task_managers(&self, parallelism: u32) -> u32 {
-        parallelism.div_ceil(self.task_slots.max(1)).max(1)
+    /// Taskmanager pods that hold so many slots.
+    pub fn task_managers(&self, slots: u32) -> u32 {
+        slots.div_ceil(self.task_slots.max(1)).max(1)
     }
 }

@@ -61,7 +61,8 @@ fn keep(p: &Planner<'_>) -> Vec<(i64, TaskManagers)> {
     match r.step {
         Step::Preparing => keep.push((r.to, TaskManagers::None)),
         Step::Warming | Step::Savepointing => {
-            keep.push((r.to, TaskManagers::AtLeast(r.spec.task_managers(r.spec.parallelism))));
+            let slots = p.world.slots_needed(r.to, r.spec.parallelism);
+            keep.push((r.to, TaskManagers::AtLeast(r.spec.task_managers(slots))));
         }
         Step::Starting => {
             // one that was taken over without a savepoint runs until the claim of the next fences it (if it can)
@@ -76,10 +77,11 @@ fn keep(p: &Planner<'_>) -> Vec<(i64, TaskManagers)> {
 }
 
 fn steady(p: &Planner<'_>, d: &Deployed) -> TaskManagers {
-    let wanted = d.spec.task_managers(d.spec.parallelism);
-    let for_rescale = p.status.rescale.as_ref().map_or(0, |r| d.spec.task_managers(r.to));
+    let pods = |parallelism| d.spec.task_managers(p.world.slots_needed(d.generation, parallelism));
+    let wanted = pods(d.spec.parallelism);
+    let for_rescale = p.status.rescale.as_ref().map_or(0, |r| pods(r.to));
     let running = p.world.status(d.generation).filter(|_| p.world.is_running(d.generation));
-    let in_use = running.map_or(0, |s| d.spec.task_managers(s.parallelism));
+    let in_use = running.map_or(0, |s| pods(s.parallelism));
     let least = wanted.max(for_rescale).max(in_use);
     // taskmanagers are taken away only where it is known that the job does not use them
     if running.is_some() && p.status.rescale.is_none() && p.status.rollout.is_none() {

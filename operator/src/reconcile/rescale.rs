@@ -98,7 +98,8 @@ fn slots(p: &mut Planner<'_>, mut r: Rescale, s: &WeirStatus, wanted: u32) -> bo
         p.wake_at(at);
         return false;
     }
-    if s.slots_total < r.to {
+    let generation = p.status.deployed.as_ref().map_or(0, |d| d.generation);
+    if s.slots_total < p.world.slots_needed(generation, r.to) {
         return false;
     }
     r.tries += 1;

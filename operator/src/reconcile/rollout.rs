@@ -170,13 +170,13 @@ fn warming(p: &mut Planner<'_>, r: Rollout) -> bool {
     if let Some(done) = old_ended(p, &r) {
         return done;
     }
-    let slots = p.world.status(r.to).map_or(0, |s| s.slots_total);
+    let lacks = p.world.status(r.to).map_or(0, |s| s.slots_total) < p.world.slots_needed(r.to, r.spec.parallelism);
     let waited = p.now() - r.since;
-    let waits = WARM_UP == WarmUp::BeforeSavepoint && slots < r.spec.parallelism && waited < WARM_UP_MS;
+    let waits = WARM_UP == WarmUp::BeforeSavepoint && lacks && waited < WARM_UP_MS;
     // a job that does not run has nothing to lose by being replaced at once
     let old_runs = r.from.is_some_and(|g| p.world.is_running(g));
     let troubled = p.world.problems.iter().any(|x| x.generation == r.to) || !p.world.apply_error.is_empty();
-    if old_runs && slots < r.spec.parallelism && (troubled || waited >= WARM_UP_MS) && !may_fit_later(p, &r) {
+    if old_runs && lacks && (troubled || waited >= WARM_UP_MS) && !may_fit_later(p, &r) {
         return false;
     }
     if waits && old_runs {
@@ -197,7 +197,7 @@ fn may_fit_later(p: &Planner<'_>, r: &Rollout) -> bool {
     let no_larger = p.status.deployed.as_ref().is_some_and(|d| {
         d.spec.task_manager == r.spec.task_manager
             && d.spec.task_slots == r.spec.task_slots
-            && r.spec.parallelism <= d.spec.parallelism
+            && p.world.slots_needed(r.to, r.spec.parallelism) <= p.world.slots_needed(d.generation, d.spec.parallelism)
     });
     created && !broken && no_larger
 }

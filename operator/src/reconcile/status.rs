@@ -12,6 +12,8 @@ use weir_api::status::JobState;
 
 /// A jobmanager whose pod runs but which does not answer for so long is a problem.
 const UNREACHABLE_MS: Millis = 8_000;
+/// A job, candidate or rescale that waits so long for slots is a problem: before, its pods are on their way.
+const TOO_FEW_SLOTS_MS: Millis = 15_000;
 /// Longest message in the status.
 const MESSAGE_MAX: usize = 2_048;
 
@@ -25,6 +27,9 @@ pub(super) fn observe(p: &mut Planner<'_>, old: &StreamJobStatus) {
     tell(p);
     let word = word(p, old);
     p.status.phase = word.phase;
+    if let Some(at) = lacking(p).map(|l| l.since + TOO_FEW_SLOTS_MS).filter(|at| *at > p.now()) {
+        p.wake_at(at);
+    }
     let problem = worst(p);
     let (reason, mut message) = match (&problem, &word) {
         (Some(x), _) => (x.reason.clone(), x.message.clone()),
@@ -121,19 +126,21 @@ fn word(p: &Planner<'_>, old: &StreamJobStatus) -> Word {
         return say(Phase::Suspended, "Suspended", format!("the job is suspended and will resume from {from}"));
     }
     if let Some(r) = &status.rollout {
-        let what = format!("generation {}: {} ({})", r.to, step_text(r.step), r.because);
+        let detail = match (r.kind, r.step) {
+            (_, Step::Starting) => p.world.status(r.to).map(launch_detail).unwrap_or_default(),
+            _ => lacking(p).map(|l| format!("; it {l}")).unwrap_or_default(),
+        };
+        let what = format!("generation {}: {} ({}){detail}", r.to, step_text(r.step), r.because);
         match (r.kind, r.step) {
             (_, Step::Proving) => {}
             (RolloutKind::Suspend, _) => return say(Phase::Suspending, r.step.as_str(), what),
             (RolloutKind::Upgrade, _) => return say(Phase::Upgrading, r.step.as_str(), what),
-            (RolloutKind::Launch, _) => {
-                let detail = p.world.status(d.generation).map(launch_detail).unwrap_or_default();
-                return say(Phase::Deploying, "Starting", format!("{what}{detail}"));
-            }
+            (RolloutKind::Launch, _) => return say(Phase::Deploying, "Starting", what),
         }
     }
     if let Some(r) = &status.rescale {
-        return say(Phase::Rescaling, "Rescaling", format!("parallelism {} -> {}", r.from, r.to));
+        let detail = lacking(p).map(|l| format!("; parallelism {} {l}", r.to)).unwrap_or_default();
+        return say(Phase::Rescaling, "Rescaling", format!("parallelism {} -> {}{detail}", r.from, r.to));
     }
     let Some(s) = p.world.status(d.generation) else {
         // an operator that has just started knows nothing yet
@@ -257,6 +264,14 @@ fn worst(p: &Planner<'_>) -> Option<Problem> {
             return problem("PodsNotCreated", format!("generation {g}: {f}{runs_on}"));
         }
     }
+    if let Some(l) = lacking(p).filter(|l| p.now() - l.since >= TOO_FEW_SLOTS_MS) {
+        let (who, rest) = match &st.rescale {
+            Some(r) => (format!("parallelism {}", r.to), format!("; the job runs on at parallelism {}", r.from)),
+            None if l.generation == generation && runs_on.is_empty() => ("the job".into(), runs_on),
+            None => (format!("generation {}", l.generation), runs_on),
+        };
+        return problem("TooFewSlots", format!("{who} {l}{rest}"));
+    }
     let d = st.deployed.as_ref()?;
     match p.world.status(d.generation) {
         Some(s) if s.phase == JobManagerPhase::Refused => problem("Refused", s.reason.clone()),
@@ -278,6 +293,39 @@ fn worst(p: &Planner<'_>) -> Option<Problem> {
         }
         _ => None,
     }
+}
+
+/// Something waits for slots.
+struct Lacking {
+    generation: i64,
+    needed: u32,
+    registered: u32,
+    since: Millis,
+}
+
+impl std::fmt::Display for Lacking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "needs {} slots and {} are registered", self.needed, self.registered)
+    }
+}
+
+/// What waits for slots: a candidate, a rescale, or the job itself.
+fn lacking(p: &Planner<'_>) -> Option<Lacking> {
+    let st = &p.status;
+    let d = st.deployed.as_ref().filter(|d| d.suspended.is_none() && d.ended.is_none())?;
+    let (generation, parallelism, since) = match (&st.rollout, &st.rescale) {
+        (Some(r), _) if r.step == Step::Warming => (r.to, r.spec.parallelism, r.since),
+        (Some(r), _) if r.step < Step::Starting => return None,
+        (None, Some(r)) if r.step == RescaleStep::Slots && r.retry_at.is_none() => (d.generation, r.to, r.since),
+        _ if p.is_active(d.generation) && !p.world.is_running(d.generation) => {
+            let parallelism = p.world.status(d.generation)?.parallelism;
+            (d.generation, parallelism, p.now() - p.world.not_running_for(d.generation))
+        }
+        _ => return None,
+    };
+    let needed = p.world.slots_needed(generation, parallelism);
+    let registered = p.world.status(generation)?.slots_total;
+    (registered < needed).then_some(Lacking { generation, needed, registered, since })
 }
 
 fn conditions(p: &Planner<'_>, word: &Word, problem: Option<&Problem>) -> Vec<Wanted> {

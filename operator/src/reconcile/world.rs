@@ -90,6 +90,13 @@ impl World {
         since.map_or(0, |s| (self.now - s).max(0))
     }
 
+    /// Slots that a generation needs at this parallelism. Its jobmanager knows the graph; until it said so, a slot for each subtask. Its
+    /// last word holds also when it cannot be reached: a generation's graph does not change.
+    pub fn slots_needed(&self, generation: i64, parallelism: u32) -> u32 {
+        let last = self.generations.get(&generation).and_then(|g| g.status.as_ref()).and_then(|s| s.last.as_ref());
+        last.and_then(|s| s.slots_needed).map_or(parallelism, |n| n.at(parallelism))
+    }
+
     /// No child of this generation is left.
     pub fn is_gone(&self, generation: i64) -> bool {
         self.generations

@@ -169,6 +169,9 @@ pub struct WeirStatus {
     pub max_parallelism: u32,
     pub taskmanagers: u32,
     pub slots_total: u32,
+    /// Slots that the job's graph needs; absent from programs built before it was told.
+    #[serde(default)]
+    pub slots_needed: Option<SlotsNeeded>,
     /// All tasks of the current attempt are running.
     pub all_tasks_running: bool,
     /// Head of the log; absent while it is empty or there is no storage.
@@ -186,6 +189,24 @@ pub struct WeirStatus {
     pub terminal: Option<TerminalInfo>,
     /// The rescale or stop under way or the last one, with its outcome.
     pub operation: Option<OperationInfo>,
+}
+
+/// Slots that a job needs: as many as its widest operator has subtasks. Operators follow the job's parallelism unless the
+/// program gives them their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SlotsNeeded {
+    /// The widest operator with a parallelism of its own; 0: there is none.
+    pub fixed: u32,
+    /// Whether any operator follows the job's parallelism.
+    pub follows: bool,
+}
+
+impl SlotsNeeded {
+    /// Slots at a parallelism of the job (not above its maxParallelism).
+    pub fn at(self, parallelism: u32) -> u32 {
+        self.fixed.max(if self.follows { parallelism } else { 0 })
+    }
 }
 
 /// What a jobmanager process is doing.

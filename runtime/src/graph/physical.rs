@@ -3,6 +3,7 @@
 use super::logical::{LogicalGraph, NodeId, NodeKind, Partition};
 use std::fmt;
 use weir_api::ids::JobName;
+use weir_api::rest::SlotsNeeded;
 
 /// A chain of operators that run in one task per subtask. The first node is the head; the others hang behind it as a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +126,12 @@ impl JobGraph {
     /// Slots that the job needs: a slot holds one subtask of each vertex.
     pub fn slots(&self) -> u32 {
         self.vertices.iter().map(|v| v.parallelism).max().unwrap_or(0)
+    }
+
+    /// The same before the job's parallelism is known.
+    pub fn slots_needed(graph: &LogicalGraph, max_parallelism: u32) -> SlotsNeeded {
+        let fixed = graph.nodes.iter().filter_map(|n| n.parallelism).max().unwrap_or(0);
+        SlotsNeeded { fixed: fixed.min(max_parallelism), follows: graph.nodes.iter().any(|n| n.parallelism.is_none()) }
     }
 
     /// Subtasks over all vertices.

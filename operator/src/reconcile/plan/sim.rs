@@ -7,7 +7,8 @@ use crate::reconcile::world::{DeploymentObs, GenerationObs, Problem, StatusObs};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use weir_api::rest::{
-    OperationInfo, OperationKind, OperationState, Preflight, PreflightVerdict, SnapshotInfo, TerminalInfo, WeirStatus,
+    OperationInfo, OperationKind, OperationState, Preflight, PreflightVerdict, SlotsNeeded, SnapshotInfo, TerminalInfo,
+    WeirStatus,
 };
 use weir_api::status::JobState;
 
@@ -63,6 +64,10 @@ pub struct Sim {
     pub broken: Vec<i64>,
     /// Generations whose taskmanagers do not start.
     pub slotless: Vec<i64>,
+    /// Pods that there is room for.
+    pub room: u32,
+    /// From this generation on the program has an operator with a parallelism of its own.
+    pub own_width: (i64, u32),
     /// Generations whose graph does not fit the state.
     pub misfits: Vec<i64>,
     pub savepoints_fail: u32,
@@ -73,6 +78,8 @@ pub struct Sim {
     refused: BTreeMap<String, String>,
     crash_in: Option<usize>,
     pub points: usize,
+    /// When the last plan wants the next look.
+    pub look_again: Option<Millis>,
     /// Attempts so far.
     attempts: u64,
 }
@@ -97,6 +104,8 @@ impl Sim {
             now: 1_000_000,
             broken: Vec::new(),
             slotless: Vec::new(),
+            room: 1_000,
+            own_width: (1, 0),
             misfits: Vec::new(),
             savepoints_fail: 0,
             finishes_at: None,
@@ -105,6 +114,7 @@ impl Sim {
             refused: BTreeMap::new(),
             crash_in: None,
             points: 0,
+            look_again: None,
             attempts: 0,
         }
     }
@@ -156,9 +166,11 @@ impl Sim {
     /// One look of the operator; true when it changed or did something.
     pub fn pass(&mut self) -> bool {
         let now = self.now;
-        for k in self.kids.values_mut() {
-            let works =
-                k.manager.as_ref().is_some_and(|m| m.phase == JobManagerPhase::Active && k.slots >= m.parallelism);
+        let own_width = self.own_width;
+        for (g, k) in &mut self.kids {
+            let needs = needs(own_width, *g);
+            let has = |m: &Manager| m.phase == JobManagerPhase::Active && k.slots >= needs.at(m.parallelism);
+            let works = k.manager.as_ref().is_some_and(has);
             let seen = (k.manager.as_ref().map(|m| m.phase), works);
             if k.seen != seen || k.since == 0 {
                 (k.seen, k.since) = (seen, now);
@@ -176,6 +188,7 @@ impl Sim {
             invalid: self.invalid.as_deref(),
         };
         let p = plan(&job, &self.stored, &world);
+        self.look_again = p.look_again;
         if self.crashes() {
             return true;
         }
@@ -315,12 +328,12 @@ impl Sim {
     }
 
     fn on_rescale(&mut self, generation: i64, request: &RescaleRequest) {
-        let slots = self.kids[&generation].slots;
+        let (slots, needs) = (self.kids[&generation].slots, needs(self.own_width, generation));
         let Some(m) = self.manager(generation) else { return };
         if m.operation.as_ref().is_some_and(|o| o.trigger_id == request.trigger_id) {
             return;
         }
-        if slots < request.parallelism {
+        if slots < needs.at(request.parallelism) {
             self.refused.insert(request.trigger_id.clone(), "too few slots".into());
             return;
         }
@@ -342,7 +355,7 @@ impl Sim {
                 }
                 continue;
             }
-            k.slots = if self.slotless.contains(&g) { 0 } else { k.task_managers.unwrap_or(0) };
+            k.slots = if self.slotless.contains(&g) { 0 } else { k.task_managers.unwrap_or(0).min(self.room) };
             if k.has_manager && !self.broken.contains(&g) {
                 self.work(g);
             }
@@ -391,7 +404,7 @@ impl Sim {
         if m.claiming > 0 {
             self.manager(g).unwrap().claiming -= 1;
         }
-        if slots < m.parallelism || m.claiming > 1 {
+        if slots < needs(self.own_width, g).at(m.parallelism) || m.claiming > 1 {
             return;
         }
         if self.finishes_at.is_some_and(|n| self.log.len() >= n) {
@@ -456,7 +469,9 @@ impl Sim {
 
     fn status(&self, g: i64, k: &Kids) -> Option<WeirStatus> {
         let m = k.manager.as_ref()?;
-        let works = m.phase == JobManagerPhase::Active && k.slots >= m.parallelism && m.claiming == 0;
+        let needs = needs(self.own_width, g);
+        let has_slots = k.slots >= needs.at(m.parallelism);
+        let works = m.phase == JobManagerPhase::Active && has_slots && m.claiming == 0;
         let terminal = match self.log.last() {
             Some(Entry::Terminal(s)) if m.phase == JobManagerPhase::Ended => Some(*s),
             _ => None,
@@ -474,13 +489,17 @@ impl Sim {
             job_id: String::new(),
             phase: m.phase,
             job_state: if works { JobState::Running } else { JobState::Created },
-            reason: String::new(),
+            reason: match needs.at(m.parallelism) {
+                _ if has_slots => String::new(),
+                n => format!("the job needs {n} slots and {} are registered", k.slots),
+            },
             attempt: if m.claiming > 0 { 0 } else { self.attempts },
             restarts: 0,
             parallelism: m.parallelism,
             max_parallelism: 128,
             taskmanagers: k.slots,
             slots_total: k.slots,
+            slots_needed: Some(needs),
             all_tasks_running: works,
             log_head: None,
             last_checkpoint: self.snapshot(),
@@ -527,10 +546,18 @@ impl Sim {
         self.kids.keys().copied().collect()
     }
 
+    pub fn message(&self, type_: &str) -> String {
+        self.stored.conditions.iter().find(|c| c.type_ == type_).unwrap().message.clone()
+    }
+
     pub fn condition(&self, type_: &str) -> (String, String, Option<i64>) {
         let c = self.stored.conditions.iter().find(|c| c.type_ == type_).unwrap();
         (c.status.clone(), c.reason.clone(), c.observed_generation)
     }
+}
+
+fn needs((since, fixed): (i64, u32), generation: i64) -> SlotsNeeded {
+    SlotsNeeded { fixed: if generation >= since { fixed } else { 0 }, follows: true }
 }
 
 fn operation(trigger_id: String, kind: OperationKind) -> OperationInfo {

@@ -132,6 +132,80 @@ fn taskmanagers_that_do_not_start_keep_the_old_generation_running_unless_they_on
 }
 
 #[test]
+fn an_operator_wider_than_the_job_gets_its_slots_before_the_old_generation_is_stopped() {
+    let mut s = Sim::running(json!({}));
+    s.own_width = (2, 8);
+    s.edit(json!({"image": "flights:2"}));
+    while s.stops().is_empty() {
+        s.pass();
+        s.tick();
+        assert!(s.now < 1_100_000, "{:#?}", s.stored);
+    }
+    assert_eq!(s.kids[&2].task_managers, Some(8), "stopped only when the slots were there");
+    s.settle();
+    assert_eq!((s.stored.phase.as_str(), s.generations(), s.stored.parallelism), ("Running", vec![2], 2));
+    // the width that it has by itself is neither scaled away nor added to
+    for (parallelism, pods) in [(3, 8), (9, 9), (1, 8)] {
+        s.edit(json!({"parallelism": parallelism}));
+        s.settle();
+        assert_eq!((s.stored.parallelism, s.kids[&2].task_managers), (parallelism, Some(pods)));
+    }
+    assert_eq!(s.condition("Degraded").0, "False");
+}
+
+#[test]
+fn an_operator_wider_than_the_room_leaves_the_old_generation_running_and_is_named() {
+    let mut s = Sim::running(json!({}));
+    (s.own_width, s.room) = ((2, 8), 2);
+    s.edit(json!({"image": "flights:2"}));
+    s.settle();
+    for _ in 0..20 {
+        s.pass();
+        s.tick();
+    }
+    assert_eq!((s.stops().len(), s.claims().len(), s.generations()), (0, 1, vec![1, 2]));
+    assert_eq!(s.condition("Degraded").1, "TooFewSlots");
+    assert_eq!(s.stored.message, "generation 2 needs 8 slots and 2 are registered; generation 1 runs on");
+    s.edit(json!({"image": "flights:1"}));
+    s.settle();
+    assert_eq!((s.stored.phase.as_str(), s.generations()), ("Running", vec![1]));
+    assert_eq!(s.condition("Degraded").0, "False");
+}
+
+#[test]
+fn too_few_slots_are_named_at_a_first_launch_and_at_a_rescale() {
+    let mut s = Sim::new(json!({"parallelism": 4}));
+    s.room = 3;
+    for _ in 0..6 {
+        s.pass();
+        s.tick();
+    }
+    let progress = s.message("Progressing");
+    assert!(progress.contains("needs 4 slots and 3 are registered"), "{progress}");
+    assert_eq!(s.condition("Degraded").0, "False", "they may be on their way");
+    assert!(s.look_again.is_some_and(|t| t <= s.now + 15_000), "it is looked at again, though nothing happens");
+    for _ in 0..16 {
+        s.pass();
+        s.tick();
+    }
+    let degraded = (s.condition("Degraded").0, s.condition("Degraded").1, s.message("Degraded"));
+    let words = "the job needs 4 slots and 3 are registered";
+    assert_eq!(degraded, ("True".into(), "TooFewSlots".into(), words.into()));
+    s.room = 4;
+    s.settle();
+    assert_eq!((s.stored.phase.as_str(), s.condition("Degraded").0.as_str()), ("Running", "False"));
+
+    s.edit(json!({"parallelism": 6}));
+    for _ in 0..20 {
+        s.pass();
+        s.tick();
+    }
+    let words = "parallelism 6 needs 6 slots and 4 are registered; the job runs on at parallelism 4";
+    assert_eq!((s.condition("Degraded").1, s.message("Degraded")), ("TooFewSlots".into(), words.into()));
+    assert_eq!(s.claims().len(), 1);
+}
+
+#[test]
 fn state_that_does_not_fit_is_named_and_nothing_is_stopped() {
     let mut s = Sim::running(json!({}));
     s.misfits = vec![2];

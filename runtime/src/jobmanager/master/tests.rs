@@ -201,6 +201,21 @@ fn waits_for_slots_says_how_many_then_deploys_and_runs() {
 }
 
 #[test]
+fn says_how_many_slots_its_graph_needs_before_it_has_any() {
+    for (source, sink) in [(None, None), (None, Some(8)), (Some(3), Some(8)), (Some(200), None)] {
+        let mut g = graph();
+        (g.nodes[0].parallelism, g.nodes[1].parallelism) = (source, sink);
+        let now = Now { mono: Duration::ZERO, wall: 1000 };
+        let needed = Master::new(config(), Arc::new(g), None, now).status().slots_needed.expect("told");
+        for parallelism in [1, 2, 8, 100, 128] {
+            let mut g = graph();
+            (g.nodes[0].parallelism, g.nodes[1].parallelism) = (source, sink);
+            assert_eq!(needed.at(parallelism), JobGraph::new(&g, parallelism, 128).slots(), "{source:?} {sink:?}");
+        }
+    }
+}
+
+#[test]
 fn a_lost_taskmanager_restarts_the_job_at_once_when_the_others_have_let_go() {
     let mut w = World::running();
     w.on(Event::Disconnected(A, "reset by peer".into()));

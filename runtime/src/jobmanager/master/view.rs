@@ -30,6 +30,7 @@ impl Master {
             max_parallelism: self.config.max_parallelism,
             taskmanagers: self.registry.len() as u32,
             slots_total: self.registry.slots(),
+            slots_needed: Some(JobGraph::slots_needed(&self.graph, self.config.max_parallelism)),
             all_tasks_running: self.all_tasks_running(),
             log_head: self.facts.head,
             last_checkpoint: self.facts.last_checkpoint.clone(),
