@@ -1,4 +1,6 @@
 //! The reconciliation of one StreamJob, and the loop that runs it for all: the shell around `reconcile`.
+mod unreadable;
+
 use crate::children::{Children, JobKey};
 use crate::clock;
 use crate::crd::status::Millis;
@@ -9,17 +11,18 @@ use crate::metrics::{Metrics, ReasonLabel};
 use crate::reconcile::apply::{Applier, ApplyError, is_conflict, is_gone};
 use crate::reconcile::plan::{Action, Job, Note, Plan, plan};
 use crate::reconcile::pods::{PodHistory, PodObs, Verdict};
+use crate::reconcile::unreadable::read;
 use crate::reconcile::validate::validate;
 use crate::reconcile::world::World;
 use crate::watch::Watchers;
 use crate::web::Health;
 use futures::StreamExt as _;
 use futures::channel::mpsc;
-use kube::api::{PartialObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, DynamicObject, PartialObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::controller::{Action as Requeue, Config, Controller};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{PredicateConfig, WatchStreamExt as _, watcher};
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -77,10 +80,15 @@ struct Memory {
     refused: BTreeMap<String, String>,
     apply_error: String,
     failures: u32,
+    /// Of an object that cannot be read: the last that was said of it, and what became of its snapshots.
+    unreadable: String,
+    kept: String,
 }
 
 struct Context {
     client: Client,
+    /// Of a StreamJob, for reading one that may not parse.
+    kind: ApiResource,
     options: Options,
     children: Arc<Children>,
     watchers: Watchers,
@@ -117,6 +125,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>, health
     let context = Arc::new(Context {
         events: Events::new(client.clone(), options.instance.clone()),
         client,
+        kind: ApiResource::erase::<StreamJob>(&()),
         options,
         children,
         watchers,
@@ -200,10 +209,16 @@ impl Context {
         let (namespace, name) = key;
         let api: Api<StreamJob> = Api::namespaced(self.client.clone(), namespace);
         // read it fresh: a plan on a record older than our own last write would repeat steps
-        let Some(job) = api.get_opt(name).await.map_err(|e| Error::Read(Box::new(e)))? else {
+        let objects: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &self.kind);
+        let Some(object) = objects.get_opt(name).await.map_err(|e| Error::Read(Box::new(e)))? else {
             self.forget(key);
             return Ok(Requeue::await_change());
         };
+        let job = match read(&object) {
+            Ok(job) => job,
+            Err(why) => return self.look_unread(key, &objects, object, &why).await,
+        };
+        self.with_memory(key, |m| m.unreadable.clear());
         let deleting = job.metadata.deletion_timestamp.is_some();
         let held = job.finalizers().iter().any(|f| f == FINALIZER);
         if deleting && !held {
@@ -315,11 +330,7 @@ impl Context {
             status: &next.status,
             pods,
         };
-        for r in &verdict.replace {
-            tracing::info!(namespace = key.0, job = key.1, pod = r.name, force = r.force, why = r.why, "replacing pod");
-            applier.replace(r).await?;
-            self.metrics.pods_replaced.inc();
-        }
+        self.replace(&applier, verdict).await?;
         let mut failure = None;
         // creations do not wait for each other
         let (creations, others): (Vec<&Action>, Vec<&Action>) = next.actions.iter().partition(|a| is_create(a));
@@ -371,6 +382,17 @@ impl Context {
         }
     }
 
+    /// Replaces the pods that are not worth waiting for.
+    async fn replace(&self, applier: &Applier<'_>, verdict: &Verdict) -> Result<(), ApplyError> {
+        for r in &verdict.replace {
+            let (namespace, job) = (applier.namespace, applier.name);
+            tracing::info!(namespace, job, pod = r.name, force = r.force, why = r.why, "replacing pod");
+            applier.replace(r).await?;
+            self.metrics.pods_replaced.inc();
+        }
+        Ok(())
+    }
+
     fn note_failure(&self, key: &JobKey, e: &ApplyError) {
         self.with_memory(key, |m| match e {
             ApplyError::Refused { key, message } => {
@@ -396,7 +418,7 @@ impl Context {
                 false => tracing::info!(namespace, job = name, generation, reason, "{message}"),
             }
         }
-        self.events.publish(job, notes);
+        self.events.publish(&job.object_ref(&()), notes);
     }
 
     /// Test-only. The annotation goes first, so that the operator aborts once and not for ever.

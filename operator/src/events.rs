@@ -1,6 +1,5 @@
 //! Publishes one event for each note. kube's recorder folds events of one reason into a series that keeps the first message only; here
 //! each transition has its own words.
-use crate::crd::StreamJob;
 use crate::crd::conditions::truncate;
 use crate::reconcile::plan::Note;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -8,7 +7,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
-use kube::{Api, Client, Resource as _, ResourceExt as _};
+use kube::{Api, Client};
 
 /// Longest note that Kubernetes stores.
 const NOTE_MAX: usize = 1_000;
@@ -26,13 +25,14 @@ impl Events {
     }
 
     /// Publishes beside the work, not before it; one that fails is logged.
-    pub fn publish(&self, job: &StreamJob, notes: &[Note]) {
+    pub fn publish(&self, regarding: &ObjectReference, notes: &[Note]) {
         if notes.is_empty() {
             return;
         }
-        let regarding = job.object_ref(&());
-        let events: Vec<Event> = notes.iter().map(|n| self.event(&job.name_any(), &regarding, n)).collect();
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &job.namespace().unwrap_or_default());
+        let name = regarding.name.as_deref().unwrap_or_default();
+        let events: Vec<Event> = notes.iter().map(|n| self.event(name, regarding, n)).collect();
+        let namespace = regarding.namespace.as_deref().unwrap_or_default();
+        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         tokio::spawn(async move {
             for e in events {
                 if let Err(error) = api.create(&PostParams::default(), &e).await {

@@ -51,6 +51,39 @@ pub fn delete_on_cancellation_starts_new(env: &Env) -> Result<()> {
     Ok(())
 }
 
+pub fn job_that_cannot_be_read_is_named_and_deleted(env: &Env) -> Result<()> {
+    let job = env.running(RATE)?;
+    job.wait("a completed checkpoint", SOON, |object| object["status"]["lastCheckpoint"]["id"].as_i64())?;
+    let pods = job.pod_uids()?;
+    // the one part of a StreamJob that the API server does not check
+    let patch = json!({"status": {"deployed": {"spec": {"parallelism": "two"}}}}).to_string();
+    let status = ["--subresource=status", "--type=merge", "-p", patch.as_str()];
+    env.kubectl
+        .run(&[&["-n", job.namespace.as_str(), "patch", "streamjob", job.name.as_str()][..], &status].concat())?;
+    // a status wakes nobody
+    env.kubectl.patch(
+        &job.namespace,
+        "streamjob",
+        &job.name,
+        &json!({"metadata": {"annotations": {"look": "now"}}}),
+    )?;
+    let (_, message) = job.wait_condition("Degraded", &["Unreadable"], SOON)?;
+    env.note(&message);
+    ensure!(message.contains("status.deployed.spec.parallelism"), "it says what cannot be read: {message}");
+    ensure!(job.pod_uids()? == pods, "what runs is left alone");
+
+    job.delete()?;
+    let message = job.wait_event("Deleted", SOON)?;
+    env.note(&message);
+    ensure!(message.contains("kept: "), "its jobmanager has cancelled it: {message}");
+    job.wait_no_pods(SOON)?;
+    job.check_so_far(env.expected()?)?;
+    job.apply()?;
+    job.wait_ready(SOON)?;
+    env.note(job.finish(env.expected()?, LONG)?.to_string());
+    Ok(())
+}
+
 /// Deletes the job; returns what the last event says about its checkpoints.
 fn deleted(job: &FlightsJob<'_>) -> Result<String> {
     job.wait("a completed checkpoint", SOON, |object| object["status"]["lastCheckpoint"]["id"].as_i64())?;

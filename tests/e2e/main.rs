@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         suspension::suspend_and_resume,
         deletion::retained_checkpoint_is_resumed,
         deletion::delete_on_cancellation_starts_new,
+        deletion::job_that_cannot_be_read_is_named_and_deleted,
         kills::taskmanager,
         kills::jobmanager_and_taskmanagers_at_once,
         kills::pods_deleted,

@@ -3,7 +3,7 @@ use super::deletion::FORCE_MS;
 use super::plan::{Action, Planner};
 use super::rescale;
 use super::rollout::{start_key, stop_trigger};
-use super::world::GenerationObs;
+use super::world::{GenerationObs, World};
 use crate::crd::status::{DeletionStep, Deployed, RescaleStep, Rollout, RolloutKind, Step, Strategy};
 use weir_api::config::RestoreConfig;
 use weir_api::rest::{JobManagerPhase, OperationKind, RescaleRequest, StartRequest, WeirStatus};
@@ -15,7 +15,7 @@ pub(super) fn derive(p: &mut Planner<'_>) -> Vec<Action> {
     let mut actions = Vec::new();
     if let Some(d) = &p.status.deletion {
         match d.step {
-            DeletionStep::Cancelling => cancel(p, &mut actions),
+            DeletionStep::Cancelling => actions = cancel(p.world),
             DeletionStep::Removing => {
                 actions.extend(p.world.generations.keys().map(|g| Action::DeleteGeneration { generation: *g }));
                 if p.now() - d.since >= FORCE_MS {
@@ -191,13 +191,13 @@ fn start_request(r: &Rollout) -> StartRequest {
     }
 }
 
-fn cancel(p: &Planner<'_>, actions: &mut Vec<Action>) {
-    for generation in p.world.generations.keys() {
-        if let Some(s) = p.world.status(*generation) {
+/// Whoever holds the job is told to cancel it.
+pub(super) fn cancel(world: &World) -> Vec<Action> {
+    let holds = |generation: &i64| {
+        world.status(*generation).is_some_and(|s| {
             let asked = s.operation.as_ref().is_some_and(|o| o.kind == OperationKind::Cancel);
-            if s.phase == JobManagerPhase::Active && s.terminal.is_none() && !asked {
-                actions.push(Action::Cancel { generation: *generation });
-            }
-        }
-    }
+            s.phase == JobManagerPhase::Active && s.terminal.is_none() && !asked
+        })
+    };
+    world.generations.keys().copied().filter(holds).map(|generation| Action::Cancel { generation }).collect()
 }

@@ -6,13 +6,13 @@ use weir_api::config::Retention;
 use weir_api::rest::{JobManagerPhase, TerminalInfo};
 
 /// How long the jobmanager may take to cancel the job and apply the retention policy.
-const CANCEL_MS: Millis = 30_000;
+pub(super) const CANCEL_MS: Millis = 30_000;
 /// How long an unreachable jobmanager is waited for.
-const UNREACHABLE_MS: Millis = 10_000;
+pub(super) const UNREACHABLE_MS: Millis = 10_000;
 /// After this time pods whose node does not confirm are removed by force.
 pub const FORCE_MS: Millis = 45_000;
 /// After this time the finalizer goes, whatever is left.
-const GIVE_UP_MS: Millis = 75_000;
+pub(super) const GIVE_UP_MS: Millis = 75_000;
 
 pub(super) fn advance(p: &mut Planner<'_>) -> bool {
     let Some(d) = p.status.deletion.clone() else {
@@ -34,8 +34,7 @@ fn cancelling(p: &mut Planner<'_>, mut d: Deletion) -> bool {
             p.wake_at(until);
             return false;
         }
-        Outcome::Cancelled(t) if t.kept.is_empty() => "the job was cancelled; no snapshot was kept".into(),
-        Outcome::Cancelled(t) => format!("the job was cancelled; kept: {}", t.kept.join(", ")),
+        Outcome::Cancelled(t) => what_is_kept(&t),
         Outcome::NotCancelled(why) => not_cancelled(p, &why),
     };
     p.note("Removing", kept.clone());
@@ -91,6 +90,14 @@ fn outcome(p: &Planner<'_>, since: Millis) -> Outcome {
         Outcome::NotCancelled("no jobmanager held the job".into())
     } else {
         Outcome::NotCancelled("the jobmanager was not reachable".into())
+    }
+}
+
+/// After the jobmanager has recorded the end.
+pub(super) fn what_is_kept(t: &TerminalInfo) -> String {
+    match t.kept.is_empty() {
+        true => "the job was cancelled; no snapshot was kept".into(),
+        false => format!("the job was cancelled; kept: {}", t.kept.join(", ")),
     }
 }
 

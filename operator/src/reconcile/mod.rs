@@ -8,5 +8,6 @@ pub mod pods;
 pub mod rescale;
 pub mod rollout;
 pub mod status;
+pub mod unreadable;
 pub mod validate;
 pub mod world;

@@ -3,6 +3,7 @@
 use super::*;
 
 use crate::crd::status::RolloutKind;
+use crate::reconcile::unreadable;
 use crate::reconcile::world::{DeploymentObs, GenerationObs, Problem, StatusObs};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -54,6 +55,7 @@ pub struct Sim {
     pub spec: StreamJobSpec,
     pub generation: i64,
     pub deleting: bool,
+    deleted_at: Option<Millis>,
     pub finalizer: bool,
     pub stored: StreamJobStatus,
     pub kids: BTreeMap<i64, Kids>,
@@ -74,6 +76,10 @@ pub struct Sim {
     /// The job ends by itself at this length of the log.
     pub finishes_at: Option<usize>,
     pub invalid: Option<String>,
+    /// Pods that are deleted stay.
+    pub hangs: bool,
+    /// This version of the operator cannot read the object any more.
+    pub unreadable: bool,
     pub problems: Vec<Problem>,
     refused: BTreeMap<String, String>,
     crash_in: Option<usize>,
@@ -96,6 +102,7 @@ impl Sim {
             spec: spec(over),
             generation: 1,
             deleting: false,
+            deleted_at: None,
             finalizer: true,
             stored: StreamJobStatus::default(),
             kids: BTreeMap::new(),
@@ -110,6 +117,8 @@ impl Sim {
             savepoints_fail: 0,
             finishes_at: None,
             invalid: None,
+            hangs: false,
+            unreadable: false,
             problems: Vec::new(),
             refused: BTreeMap::new(),
             crash_in: None,
@@ -136,6 +145,7 @@ impl Sim {
 
     pub fn delete(&mut self) {
         self.deleting = true;
+        self.deleted_at = Some(self.now);
         self.generation += 1;
     }
 
@@ -177,6 +187,9 @@ impl Sim {
             }
         }
         let world = self.world();
+        if self.unreadable {
+            return self.pass_unread(&world);
+        }
         let uid = "u".to_owned();
         let job = Job {
             namespace: "ns",
@@ -205,6 +218,25 @@ impl Sim {
             self.act(a);
             if self.crashes() {
                 return true;
+            }
+        }
+        did
+    }
+
+    /// Without a record: there is none that could be read.
+    fn pass_unread(&mut self, world: &World) -> bool {
+        let Some(since) = self.deleted_at else { return false };
+        let look = unreadable::delete(world, since);
+        self.look_again = look.look_again;
+        self.notes.extend(look.kept);
+        if self.crashes() {
+            return true;
+        }
+        let did = !look.actions.is_empty();
+        for a in look.actions {
+            self.act(a);
+            if self.crashes() {
+                break;
             }
         }
         did
@@ -347,10 +379,10 @@ impl Sim {
         for g in self.kids.keys().copied().collect::<Vec<_>>() {
             let k = self.kids.get_mut(&g).unwrap();
             if let Some(n) = k.going {
-                if n == 0 {
+                if n == 0 && !self.hangs {
                     self.kids.remove(&g);
                 } else {
-                    k.going = Some(n - 1);
+                    k.going = Some(n.saturating_sub(1));
                     k.manager = None;
                 }
                 continue;

@@ -381,6 +381,62 @@ fn deletion_cancels_and_always_finishes_wherever_the_operator_crashes() {
 }
 
 #[test]
+fn deletion_of_a_job_that_cannot_be_read_cancels_it_and_finishes_wherever_the_operator_crashes() {
+    for n in 0..20 {
+        let mut s = Sim::running(json!({}));
+        s.unreadable = true;
+        s.delete();
+        s.crash_in(n);
+        s.settle();
+        assert!(!s.finalizer && s.generations().is_empty(), "crash at point {n}");
+        let ends = s.log.iter().filter(|e| matches!(e, Entry::Terminal(TerminalStatus::Canceled))).count();
+        assert_eq!(ends, 1, "crash at point {n}");
+    }
+    let mut s = Sim::running(json!({}));
+    s.unreadable = true;
+    s.settle();
+    assert_eq!((s.finalizer, s.generations()), (true, vec![1]), "what runs is left alone");
+    s.delete();
+    s.settle();
+    assert!(s.notes.contains(&"the job was cancelled; kept: /c/kept".into()), "{:?}", s.notes);
+    // in the middle of an upgrade
+    for at in 0..25 {
+        let mut s = Sim::running(json!({}));
+        s.edit(json!({"image": "flights:2"}));
+        for _ in 0..at {
+            s.pass();
+            s.tick();
+        }
+        s.unreadable = true;
+        s.delete();
+        s.settle();
+        assert!(!s.finalizer && s.generations().is_empty(), "deleted at {at}");
+        assert!(matches!(s.log.last(), Some(Entry::Terminal(_))), "deleted at {at}: {:?}", s.log);
+    }
+}
+
+#[test]
+fn deletion_of_a_job_that_cannot_be_read_waits_for_nobody_for_ever() {
+    let mut s = Sim::running(json!({}));
+    s.broken = vec![1];
+    s.kill_manager(1);
+    s.unreadable = true;
+    s.delete();
+    let asked = s.now;
+    s.settle();
+    assert!(!s.finalizer && s.now - asked < 75_000);
+    assert!(s.notes.contains(&"no jobmanager cancelled the job; its snapshots stay where they are".into()));
+    // its pods hang
+    let mut s = Sim::running(json!({}));
+    s.hangs = true;
+    s.unreadable = true;
+    s.delete();
+    let asked = s.now;
+    s.settle();
+    assert!(!s.finalizer && (45_000..=80_000).contains(&(s.now - asked)), "{}", s.now - asked);
+}
+
+#[test]
 fn deletion_of_a_job_that_never_ran_finishes() {
     let mut s = Sim::new(json!({}));
     s.broken = vec![1];
