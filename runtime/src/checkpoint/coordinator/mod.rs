@@ -98,6 +98,8 @@ pub enum Event {
     End {
         reason: String,
     },
+    /// Another jobmanager holds the log: everything is forgotten, nobody is told, nothing is deleted.
+    Fenced,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -289,6 +291,7 @@ impl Coordinator {
                 }
             }
             Event::End { reason } => self.end(&reason, now, &mut out),
+            Event::Fenced => self.fenced(now),
         }
         self.expire(now, &mut out);
         self.publish_next(&mut out);
@@ -330,6 +333,20 @@ impl Coordinator {
         self.final_at = None;
         self.phase = Phase::Idle;
         self.tasks.clear();
+    }
+
+    /// Whose files they are, the holder of the log knows: its sweep finds what is left over.
+    fn fenced(&mut self, now: Now) {
+        for (id, p) in self.pending.iter().chain(&self.leftovers) {
+            self.stats.failed(*id, "another jobmanager holds the log", millis_between(p.triggered, now), now.wall);
+        }
+        self.pending.clear();
+        self.leftovers.clear();
+        self.queue.clear();
+        self.aborted.clear();
+        self.tasks.clear();
+        self.final_at = None;
+        self.phase = Phase::Idle;
     }
 
     fn request(

@@ -503,10 +503,10 @@ impl Master {
             Then::Leave => "the jobmanager is ending",
             Then::Fenced => "another jobmanager holds the log",
         };
-        // a fenced one tells nobody and deletes nothing
-        if then != Then::Fenced {
-            self.coordinate(coordinator::Event::End { reason: reason.into() });
-        }
+        self.coordinate(match then {
+            Then::Fenced => coordinator::Event::Fenced,
+            _ => coordinator::Event::End { reason: reason.into() },
+        });
         let patience = if then == Then::Leave { LEAVE_TIMEOUT } else { CANCEL_TIMEOUT };
         let holding: Vec<_> = self.registry.holding().collect();
         for (c, attempt) in holding {

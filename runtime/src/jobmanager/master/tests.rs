@@ -54,7 +54,10 @@ impl World {
     }
     /// Two taskmanagers with a slot each; all tasks run.
     fn running() -> Self {
-        let mut w = Self::new(config());
+        Self::running_with(config())
+    }
+    fn running_with(config: JobConfig) -> Self {
+        let mut w = Self::new(config);
         w.on(Event::Started);
         w.ready(false);
         w.claimed(2);
@@ -373,6 +376,31 @@ fn a_fenced_jobmanager_cancels_tells_nobody_and_deletes_nothing() {
         let s = w.m.status();
         assert!(s.phase == JobManagerPhase::Fenced && s.reason.contains("attempt 2") && s.terminal.is_none());
     }
+}
+
+#[test]
+fn nothing_that_was_under_way_when_it_was_fenced_is_touched_later() {
+    let mut c = config();
+    c.checkpoint.timeout = weir_api::HumanDuration::from_secs(1);
+    let mut w = World::running_with(c);
+    w.pass(1000);
+    let b = w.barrier();
+    w.take();
+    let fenced = AppendError::Fenced(Error::external(ErrorCode::Fenced, "attempt 2 holds the log"));
+    w.on(Event::Io(IoReply::CleanedUp(Err(fenced))));
+    // the checkpoint's timeout passes before the tasks are gone, and again after that
+    w.pass(2_000);
+    let (attempt, task) = (Attempt(1), TaskId { vertex: 0, subtask: 0 });
+    let event = TaskEvent::Snapshot { checkpoint: b.id, snapshot: TaskSnapshot::default() };
+    w.on(Event::Message(A, ToJobManager::Task { attempt, task, event }));
+    w.gone(A);
+    w.gone(B);
+    w.pass(2_000);
+    w.on(Event::Leave);
+    w.pass(60_000);
+    assert!(!w.has_io(|_| true), "{:?}", w.out);
+    assert!(w.m.next_wakeup() > Duration::from_millis(w.mono), "it sleeps");
+    assert_eq!(w.m.checkpoints().counts.in_progress, 0);
 }
 
 #[test]
