@@ -1,6 +1,6 @@
 //! Which checkpoints stay: while the job runs, at its end, and what was left over by attempts before. Pure.
 //!
-//! Nothing that a retained entry or the last claim names is ever given out for deletion; savepoints never are.
+//! Nothing that a retained entry or the last claim names is ever given out for deletion; a complete savepoint never is.
 #[cfg(test)]
 mod tests;
 
@@ -100,7 +100,12 @@ pub fn at_end(view: &LogView, policy: Retention, status: TerminalStatus) -> AtEn
 
 /// Attempt in the name of a checkpoint's directory (`chk-<id>-<attempt>-<nonce>`), or of a shared file that begins so.
 fn attempt_of(directory: &str) -> Option<Attempt> {
-    let mut parts = directory.strip_prefix("chk-")?.split('-');
+    numbers(directory.strip_prefix("chk-")?)
+}
+
+/// Attempt in `<id>-<attempt>-...`.
+fn numbers(name: &str) -> Option<Attempt> {
+    let mut parts = name.split('-');
     let (_id, attempt) = (parts.next()?.parse::<u64>().ok()?, parts.next()?.parse().ok()?);
     Some(Attempt(attempt))
 }
@@ -111,5 +116,14 @@ fn attempt_of(directory: &str) -> Option<Attempt> {
 pub fn sweep(view: &LogView, current: Attempt, directories: &[String]) -> Vec<String> {
     let keep = protected(view);
     let left = |d: &&String| !keep.contains(*d) && is_before(d, current);
+    directories.iter().filter(left).cloned().collect()
+}
+
+/// Savepoint directories (`savepoint-<id>-<attempt>-<nonce>`) of attempts before `current` that the log does not name: those of
+/// them that hold no manifest were aborted and are nobody's. The same rules as for [`sweep`].
+pub fn unnamed_savepoints(view: &LogView, current: Attempt, directories: &[String]) -> Vec<String> {
+    let keep = protected(view);
+    let older = |name: &str| name.matches('-').count() == 2 && numbers(name).is_some_and(|a| a < current);
+    let left = |d: &&String| !keep.contains(*d) && d.strip_prefix("savepoint-").is_some_and(older);
     directories.iter().filter(left).cloned().collect()
 }

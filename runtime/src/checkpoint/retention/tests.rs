@@ -88,6 +88,15 @@ fn a_sweep_takes_only_what_earlier_attempts_left() {
 }
 
 #[test]
+fn savepoints_of_earlier_attempts_are_looked_at_unless_the_log_names_them() {
+    let v = log(3, "c 1 s2 c");
+    let folders =
+        ["savepoint-2", "savepoint-3-1-0", "savepoint-4-2-0", "savepoint-7-5-1-0", "savepoint-mine", "chk-5-1-0"]
+            .map(str::to_owned);
+    assert_eq!(unnamed_savepoints(&v, Attempt(2), &folders), ["savepoint-3-1-0"]);
+}
+
+#[test]
 fn what_the_end_of_the_job_keeps() {
     use Retention::*;
     use TerminalStatus::*;

@@ -184,6 +184,12 @@ pub async fn sweep(storage: &Storage, writer: &LogWriter) -> Result<Vec<String>>
     let folders = storage.list_folders("").await?;
     let view = writer.view().await;
     let mut left = retention::sweep(&view, writer.attempt, &folders);
+    for savepoint in retention::unnamed_savepoints(&view, writer.attempt, &folders) {
+        // its manifest is written last: one that has it is a user's, whether its entry was cleaned up or never came
+        if storage.get(&format!("{savepoint}/{FILE}")).await?.is_none() {
+            left.push(savepoint);
+        }
+    }
     delete(storage, &left).await;
     let names = storage.list_files(SHARED).await?;
     if !names.is_empty() {

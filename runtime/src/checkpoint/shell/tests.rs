@@ -278,6 +278,24 @@ async fn a_checkpoint_of_another_job_finds_its_shared_files() {
 }
 
 #[tokio::test]
+async fn an_aborted_savepoint_of_a_lost_jobmanager_is_swept_and_a_complete_one_never_is() {
+    let j = job();
+    let (w, _) = j.start().await;
+    let named = j.complete(&w, 1, SnapshotKind::Savepoint).await.appended.view.last_savepoint().unwrap().path;
+    let aborted = j.snapshot(&w, 2, SnapshotKind::Savepoint).await.directory;
+    // lost between the manifest and the entry: all of it is there, so it is left to the user
+    let unnamed = j.snapshot(&w, 3, SnapshotKind::Savepoint).await.directory;
+    j.storage.write(&format!("{unnamed}/{FILE}"), "{}").await.unwrap();
+    let (w2, _) = j.start().await;
+    let own = j.snapshot(&w2, 4, SnapshotKind::Savepoint).await.directory;
+    assert_eq!(sweep(&j.storage, &w2).await.unwrap(), [aborted]);
+    let mut left = j.storage.list_folders("").await.unwrap();
+    left.retain(|f| f.starts_with("savepoint-"));
+    left.sort();
+    assert_eq!(left, [named, unnamed, own]);
+}
+
+#[tokio::test]
 async fn a_checkpoint_that_cannot_be_written_is_aborted_and_the_next_one_completes() {
     let j = job();
     let (w, _) = j.start().await;
