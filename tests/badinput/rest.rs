@@ -24,7 +24,8 @@ pub fn malformed_requests() -> Result<()> {
                 bodies(&job, method, &route, boolean, "\"yes\"", "bool")?;
                 let wrong = [
                     (r#"{"triggerId":"no blanks"}"#, "triggerId"),
-                    (r#"{"formatType":"PARQUET"}"#, "CANONICAL"),
+                    (r#"{"formatType":"PARQUET"}"#, "use NATIVE"),
+                    (r#"{"formatType":"CANONICAL"}"#, "use NATIVE"),
                     (r#"{"triggerId":7}"#, "triggerId"),
                 ];
                 for (body, word) in wrong {

@@ -53,8 +53,15 @@ fn check_target(field: &str, target: Option<&str>) -> Result<(), Rejection> {
 
 fn check_format(format: Option<&str>) -> Result<(), Rejection> {
     match format {
-        None | Some("CANONICAL" | "NATIVE") => Ok(()),
-        Some(f) => Err(Rejection::new(400, &format!("formatType: {f:?} is not one of CANONICAL, NATIVE"))),
+        None | Some("NATIVE") => Ok(()),
+        // another format than the one that was asked for would be found out at the restore
+        Some("CANONICAL") => {
+            let m = "formatType: canonical savepoints are not there yet: use NATIVE or leave formatType out";
+            Err(Rejection::new(400, m))
+        }
+        Some(f) => {
+            Err(Rejection::new(400, &format!("formatType: {f:?} is not known: use NATIVE or leave formatType out")))
+        }
     }
 }
 

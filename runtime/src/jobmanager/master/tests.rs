@@ -693,8 +693,10 @@ fn malformed_requests_name_the_field_and_change_nothing() {
     assert!(e.status == 400 && e.message.starts_with("targetDirectory"), "{e:?}");
     let e = stop(StopRequest { trigger_id: Some("a b".into()), ..Default::default() }, &mut w);
     assert!(e.status == 400 && e.message.starts_with("triggerId"), "{e:?}");
-    let e = stop(StopRequest { format_type: Some("avro".into()), ..Default::default() }, &mut w);
-    assert!(e.status == 400 && e.message.starts_with("formatType"), "{e:?}");
+    for format in ["avro", "CANONICAL"] {
+        let e = stop(StopRequest { format_type: Some(format.into()), ..Default::default() }, &mut w);
+        assert!(e.status == 400 && e.message.starts_with("formatType") && e.message.contains("NATIVE"), "{e:?}");
+    }
     let r = SavepointRequest { target_directory: Some("relative".into()), ..Default::default() };
     let e = w.m.savepoint(r, "x".into(), now).0.unwrap_err();
     assert!(e.status == 400 && e.message.starts_with("target-directory"), "{e:?}");

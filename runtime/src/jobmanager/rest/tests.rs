@@ -183,6 +183,8 @@ async fn malformed_requests_are_refused_with_a_sentence_that_names_what_is_wrong
         ("POST", "/jobs/:id/stop", br#"{"drian":true}"#, 400, "unknown field `drian`"),
         ("POST", "/jobs/:id/stop", br#"{"targetDirectory":"x"}"#, 400, "targetDirectory"),
         ("POST", "/jobs/:id/savepoints", br#"{"formatType":"AVRO"}"#, 400, "formatType"),
+        ("POST", "/jobs/:id/savepoints", br#"{"formatType":"CANONICAL"}"#, 400, "canonical savepoints are not there yet"),
+        ("POST", "/jobs/:id/stop", br#"{"formatType":"CANONICAL"}"#, 400, "use NATIVE or leave formatType out"),
         ("POST", "/jobs/:id/savepoints", b"", 409, "not all running"),
         ("PUT", "/weir/v1/parallelism", br#"{"parallelism":-1,"triggerId":"a"}"#, 400, "parallelism"),
         ("PUT", "/weir/v1/parallelism", br#"{"parallelism":0,"triggerId":"a"}"#, 400, "between 1 and"),
