@@ -93,8 +93,10 @@ impl Default for CheckpointConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RestartConfig {
-    /// Which strategy decides whether and when the job restarts.
-    pub strategy: RestartStrategy,
+    /// Which strategy decides whether and when the job restarts. Absent: ExponentialDelay, or None where the job has no checkpoint storage:
+    /// a restart would begin from nothing, which must be asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<RestartStrategy>,
     /// Delay before the first restart (ExponentialDelay), before each (FixedDelay, FailureRate). A lost process restarts without delay the first time.
     pub delay: HumanDuration,
     /// Longest delay between two restarts (ExponentialDelay).
@@ -111,7 +113,7 @@ pub struct RestartConfig {
 impl Default for RestartConfig {
     fn default() -> Self {
         Self {
-            strategy: RestartStrategy::ExponentialDelay,
+            strategy: None,
             delay: HumanDuration::from_millis(100),
             max_delay: HumanDuration::from_secs(60),
             reset_after: HumanDuration::from_secs(600),
@@ -122,9 +124,8 @@ impl Default for RestartConfig {
 }
 
 /// Names of the restart strategies, as in Flink.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RestartStrategy {
-    #[default]
     ExponentialDelay,
     FixedDelay,
     FailureRate,

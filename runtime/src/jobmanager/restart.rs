@@ -21,6 +21,7 @@ pub enum Decision {
 #[derive(Debug)]
 pub struct RestartPolicy {
     config: RestartConfig,
+    strategy: RestartStrategy,
     last_failure: Option<Duration>,
     /// Failures since the job last ran for `reset_after` without one.
     in_a_row: u32,
@@ -32,8 +33,11 @@ pub struct RestartPolicy {
 }
 
 impl RestartPolicy {
-    pub fn new(config: RestartConfig) -> Self {
+    /// `restores`: the job has a checkpoint storage, so a restart does not begin from nothing.
+    pub fn new(config: RestartConfig, restores: bool) -> Self {
+        let default = if restores { RestartStrategy::ExponentialDelay } else { RestartStrategy::None };
         Self {
+            strategy: config.strategy.unwrap_or(default),
             config,
             last_failure: None,
             in_a_row: 0,
@@ -56,7 +60,7 @@ impl RestartPolicy {
             return Decision::Fail(why);
         }
         let delay = self.config.delay.get();
-        let decision = match self.config.strategy {
+        let decision = match self.strategy {
             RestartStrategy::None => Decision::Fail("the restart strategy is None".into()),
             RestartStrategy::FixedDelay if self.in_a_row >= self.config.attempts => {
                 Decision::Fail(format!("restarted {} times, the limit of strategy FixedDelay", self.in_a_row))
@@ -138,7 +142,7 @@ mod tests {
     use weir_api::HumanDuration;
 
     fn policy(strategy: RestartStrategy) -> RestartPolicy {
-        RestartPolicy::new(RestartConfig { strategy, ..Default::default() })
+        RestartPolicy::new(RestartConfig { strategy: Some(strategy), ..Default::default() }, true)
     }
     fn after(ms: u64) -> Decision {
         Decision::RestartAfter(Duration::from_millis(ms))
@@ -197,17 +201,17 @@ mod tests {
     fn fixed_delay_and_failure_rate_end_at_their_limits() {
         let t = Duration::from_secs(1000);
         let config = |strategy| RestartConfig {
-            strategy,
+            strategy: Some(strategy),
             attempts: 2,
             delay: HumanDuration::from_secs(1),
             failure_interval: HumanDuration::from_secs(10),
             ..Default::default()
         };
-        let mut p = RestartPolicy::new(config(RestartStrategy::FixedDelay));
+        let mut p = RestartPolicy::new(config(RestartStrategy::FixedDelay), true);
         assert_eq!([p.failed(t, &io()), p.failed(t, &io())], [after(1000), after(1000)]);
         assert!(matches!(p.failed(t, &io()), Decision::Fail(_)));
 
-        let mut p = RestartPolicy::new(config(RestartStrategy::FailureRate));
+        let mut p = RestartPolicy::new(config(RestartStrategy::FailureRate), true);
         for i in 0..20 {
             assert_eq!(p.failed(t + Duration::from_secs(i * 5), &io()), after(1000), "two in 10 s are allowed");
         }

@@ -176,17 +176,12 @@ impl Master {
     /// `storage_root`: where the job's snapshots lie, for people; none without storage.
     pub fn new(config: JobConfig, graph: Arc<LogicalGraph>, storage_root: Option<String>, now: Now) -> Self {
         let plan = JobGraph::new(&graph, config.parallelism, config.max_parallelism);
-        let mut restart = config.restart.clone();
-        if config.checkpoint.storage.is_none() {
-            // without a snapshot a restart would repeat what was done already: as in Flink, it is left to the user
-            restart.strategy = weir_api::config::RestartStrategy::None;
-        }
         Self {
             fingerprint: graph.fingerprint(),
             storage_root: storage_root.unwrap_or_default(),
             phase: Phase::Preparing,
             lifecycle: Lifecycle::new(now.wall),
-            restart: RestartPolicy::new(restart),
+            restart: RestartPolicy::new(config.restart.clone(), config.checkpoint.storage.is_some()),
             registry: Registry::default(),
             coordinator: Coordinator::new(Settings::new(&config.checkpoint), &config.job.name),
             options: StartOptions { restore: config.restore.clone(), ..Default::default() },

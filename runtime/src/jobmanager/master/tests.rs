@@ -6,6 +6,7 @@ use crate::dataflow::factory::{AnyStage, BuildContext, Consumers, NodeFactory};
 use crate::dataflow::task::{TaskCommand, TaskEvent};
 use crate::graph::{Input, Node, NodeKind, Partition};
 use crate::jobmanager::io::Published;
+use weir_api::config::RestartStrategy;
 use weir_api::ids::{CheckpointId, Deployment, JobName};
 use weir_api::rest::{JobManagerPhase, OperationState, RescaleRequest, SavepointRequest, StartRequest, StopRequest};
 
@@ -704,15 +705,21 @@ fn malformed_requests_name_the_field_and_change_nothing() {
 }
 
 #[test]
-fn without_storage_a_failure_fails_the_job() {
-    let mut c = config();
-    c.checkpoint.storage = None;
-    let mut w = World::new(c);
-    w.on(Event::Started);
-    w.ready(false);
-    w.claimed(2);
-    w.hello(A, "a", 2);
-    w.tasks_run();
-    w.on(Event::Disconnected(A, "killed".into()));
-    assert!(w.has_io(|io| matches!(io, Io::Terminate { status: TerminalStatus::Failed, .. })));
+fn without_storage_a_failure_fails_the_job_unless_a_strategy_was_chosen() {
+    for (strategy, restarts) in [(None, false), (Some(RestartStrategy::FixedDelay), true)] {
+        let mut c = config();
+        c.checkpoint.storage = None;
+        c.restart.strategy = strategy;
+        let mut w = World::new(c);
+        w.on(Event::Started);
+        w.ready(false);
+        w.claimed(2);
+        w.hello(A, "a", 2);
+        w.tasks_run();
+        w.take();
+        w.on(Event::Disconnected(A, "killed".into()));
+        w.pass(100);
+        assert_eq!(w.claims(), restarts);
+        assert_eq!(w.has_io(|io| matches!(io, Io::Terminate { status: TerminalStatus::Failed, .. })), !restarts);
+    }
 }
