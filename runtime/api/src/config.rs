@@ -97,13 +97,16 @@ pub struct RestartConfig {
     /// a restart would begin from nothing, which must be asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strategy: Option<RestartStrategy>,
-    /// Delay before the first restart (ExponentialDelay), before each (FixedDelay, FailureRate). A lost process restarts without delay the first time.
+    /// Delay before the first restart (ExponentialDelay), before each (FixedDelay, FailureRate). After a lost process there is none, if a
+    /// checkpoint was completed since the failure before.
     pub delay: HumanDuration,
     /// Longest delay between two restarts (ExponentialDelay).
     pub max_delay: HumanDuration,
     /// Time without a failure after which the delay starts over (ExponentialDelay).
     pub reset_after: HumanDuration,
-    /// Restarts before the job fails (FixedDelay); failures within failureInterval (FailureRate).
+    /// How much is endured before the job fails. FixedDelay: restarts, whatever the cause and however far apart. FailureRate: failures within
+    /// failureInterval. ExponentialDelay: errors of the job's own code with neither a completed checkpoint nor another failure between them;
+    /// everything else restarts for ever. Counted by the jobmanager's process: another one begins at 0.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub attempts: u32,
     /// Interval in which failures are counted (FailureRate).

@@ -23,9 +23,12 @@ pub struct RestartPolicy {
     config: RestartConfig,
     strategy: RestartStrategy,
     last_failure: Option<Duration>,
-    /// Failures since the job last ran for `reset_after` without one.
+    /// Failures since the job last ran for `reset_after` without one; decides the exponential delay.
     in_a_row: u32,
+    /// Errors of the job's own code with neither another failure nor a completed checkpoint between them.
     user_in_a_row: u32,
+    /// Restarts that were granted.
+    restarts: u32,
     /// The job has got on (completed a checkpoint) since the last failure.
     progressed: bool,
     last_bad_record: Option<(String, u32)>,
@@ -42,6 +45,7 @@ impl RestartPolicy {
             last_failure: None,
             in_a_row: 0,
             user_in_a_row: 0,
+            restarts: 0,
             progressed: true,
             last_bad_record: None,
             recent: VecDeque::new(),
@@ -62,8 +66,8 @@ impl RestartPolicy {
         let delay = self.config.delay.get();
         let decision = match self.strategy {
             RestartStrategy::None => Decision::Fail("the restart strategy is None".into()),
-            RestartStrategy::FixedDelay if self.in_a_row >= self.config.attempts => {
-                Decision::Fail(format!("restarted {} times, the limit of strategy FixedDelay", self.in_a_row))
+            RestartStrategy::FixedDelay if self.restarts >= self.config.attempts => {
+                Decision::Fail(format!("restarted {} times, the limit of strategy FixedDelay", self.restarts))
             }
             RestartStrategy::FixedDelay => Decision::RestartAfter(delay),
             RestartStrategy::FailureRate => {
@@ -87,6 +91,7 @@ impl RestartPolicy {
         // nothing is known to be wrong with the job: another process takes over at once, unless the job loses one process
         // after the other without getting anywhere
         let progressed = std::mem::take(&mut self.progressed);
+        self.restarts = self.restarts.saturating_add(u32::from(matches!(decision, Decision::RestartAfter(_))));
         match decision {
             Decision::RestartAfter(_) if is_lost_process(error) && progressed => Decision::RestartAfter(Duration::ZERO),
             d => {
@@ -99,6 +104,7 @@ impl RestartPolicy {
     /// The job has completed a checkpoint: it gets on.
     pub fn progressed(&mut self) {
         self.progressed = true;
+        self.user_in_a_row = 0;
     }
 
     fn exponential(&self) -> Duration {
@@ -126,7 +132,8 @@ impl RestartPolicy {
                 return Some(format!("the same bad record was met {times} times"));
             }
         }
-        (self.user_in_a_row > self.config.attempts)
+        // the other strategies have limits of their own
+        (self.strategy == RestartStrategy::ExponentialDelay && self.user_in_a_row > self.config.attempts)
             .then(|| format!("the job's own code failed {} times in a row", self.user_in_a_row))
     }
 }
@@ -195,6 +202,47 @@ mod tests {
 
         let mut p = policy(RestartStrategy::ExponentialDelay);
         assert!(matches!(p.failed(t, &Error::user(ErrorCode::Incompatible, "x")), Decision::Fail(_)));
+    }
+
+    #[test]
+    fn user_errors_between_completed_checkpoints_are_not_in_a_row() {
+        let t = Duration::from_secs(1000);
+        let mut p = policy(RestartStrategy::ExponentialDelay);
+        for _ in 0..50 {
+            let e = Error::user(ErrorCode::UserFunction, "the service said no");
+            assert!(matches!(p.failed(t, &e), Decision::RestartAfter(_)));
+            p.progressed();
+        }
+        // but a checkpoint before a bad record makes it no better
+        let bad = Error::user(ErrorCode::BadRecord, "f.csv line 3 column 2: not a number");
+        for n in 1..=3 {
+            assert_eq!(matches!(p.failed(t, &bad), Decision::Fail(_)), n == 3);
+            p.progressed();
+        }
+    }
+
+    #[test]
+    fn fixed_delay_counts_every_restart_of_the_process() {
+        let config = RestartConfig { strategy: Some(RestartStrategy::FixedDelay), attempts: 3, ..Default::default() };
+        let mut p = RestartPolicy::new(config, true);
+        let t = Duration::from_secs(1000);
+        for n in 0..3 {
+            // far apart, each after a checkpoint
+            assert_eq!(p.failed(t * (n + 1), &lost()), after(0));
+            p.progressed();
+        }
+        assert!(matches!(p.failed(t * 4, &lost()), Decision::Fail(why) if why.contains("restarted 3 times")));
+    }
+
+    #[test]
+    fn a_failure_rate_alone_limits_user_errors() {
+        let config = RestartConfig { strategy: Some(RestartStrategy::FailureRate), attempts: 1, ..Default::default() };
+        let mut p = RestartPolicy::new(config, true);
+        let e = Error::user(ErrorCode::UserFunction, "the service said no");
+        for n in 1..=20 {
+            assert_eq!(p.failed(Duration::from_secs(100 * n), &e), after(100));
+        }
+        assert!(matches!(p.failed(Duration::from_secs(2001), &e), Decision::Fail(_)));
     }
 
     #[test]
