@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use weir_api::HumanDuration;
 use weir_api::config::{
     CONFIG_ENV, CheckpointMode, DEFAULT_REST_PORT, DEFAULT_RPC_PORT, JobConfig, JobManagerConfig, MAX_MAX_PARALLELISM,
-    ProcessConfig, Retention, TaskManagerConfig,
+    ProcessConfig, RestartStrategy, Retention, TaskManagerConfig,
 };
 use weir_api::ids::JobName;
 
@@ -37,6 +37,9 @@ pub struct JobOptions {
     /// Least time between the end of a checkpoint and the start of the next [default: 0s]
     #[arg(long, value_name = "DURATION")]
     pub min_pause: Option<HumanDuration>,
+    /// Checkpoints that may be under way at once [default: 1]
+    #[arg(long)]
+    pub max_concurrent_checkpoints: Option<u32>,
     /// Checkpoints in a row that may fail before the job is restarted [default: any number]
     #[arg(long)]
     pub tolerable_failed_checkpoints: Option<u32>,
@@ -58,6 +61,25 @@ pub struct JobOptions {
     /// Change it to go back to a snapshot that is older than the latest
     #[arg(long)]
     pub restore_nonce: Option<i64>,
+    /// Whether and when the job restarts after a failure [default: exponential-delay; none without --checkpoints]
+    #[arg(long, value_name = "STRATEGY")]
+    pub restart_strategy: Option<RestartOption>,
+    /// Delay before the first restart (exponential-delay), before each (fixed-delay, failure-rate) [default: 100ms]
+    #[arg(long, value_name = "DURATION")]
+    pub restart_delay: Option<HumanDuration>,
+    /// Longest delay between two restarts (exponential-delay) [default: 1m]
+    #[arg(long, value_name = "DURATION")]
+    pub restart_max_delay: Option<HumanDuration>,
+    /// Time without a failure after which the delay starts over (exponential-delay) [default: 10m]
+    #[arg(long, value_name = "DURATION")]
+    pub restart_reset_after: Option<HumanDuration>,
+    /// Restarts (fixed-delay), failures within the interval (failure-rate), or errors of the job's own code with no checkpoint
+    /// between them (exponential-delay) before the job fails [default: 10]
+    #[arg(long, value_name = "NUMBER")]
+    pub restart_attempts: Option<u32>,
+    /// Interval in which failures are counted (failure-rate) [default: 1m]
+    #[arg(long, value_name = "DURATION")]
+    pub restart_failure_interval: Option<HumanDuration>,
     /// A batch that is not full leaves after this time [default: 10ms]
     #[arg(long, value_name = "DURATION")]
     pub buffer_timeout: Option<HumanDuration>,
@@ -75,6 +97,15 @@ pub enum RetentionOption {
     RetainOnCancellation,
     DeleteOnCancellation,
     NeverRetain,
+}
+
+/// [`RestartStrategy`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RestartOption {
+    ExponentialDelay,
+    FixedDelay,
+    FailureRate,
+    None,
 }
 
 /// Addresses of a jobmanager.
@@ -145,7 +176,13 @@ impl JobOptions {
         set!(c.checkpoint.interval, self.checkpoint_interval);
         set!(c.checkpoint.timeout, self.checkpoint_timeout);
         set!(c.checkpoint.min_pause, self.min_pause);
+        set!(c.checkpoint.max_concurrent, self.max_concurrent_checkpoints);
         set!(c.checkpoint.retained, self.retained);
+        set!(c.restart.delay, self.restart_delay);
+        set!(c.restart.max_delay, self.restart_max_delay);
+        set!(c.restart.reset_after, self.restart_reset_after);
+        set!(c.restart.attempts, self.restart_attempts);
+        set!(c.restart.failure_interval, self.restart_failure_interval);
         set!(c.buffer_timeout, self.buffer_timeout);
         set!(c.heartbeat.interval, self.heartbeat_interval);
         set!(c.heartbeat.timeout, self.heartbeat_timeout);
@@ -161,6 +198,14 @@ impl JobOptions {
                 RetentionOption::DeleteOnCancellation => Retention::DeleteOnCancellation,
                 RetentionOption::NeverRetain => Retention::NeverRetain,
             };
+        }
+        if let Some(s) = self.restart_strategy {
+            c.restart.strategy = Some(match s {
+                RestartOption::ExponentialDelay => RestartStrategy::ExponentialDelay,
+                RestartOption::FixedDelay => RestartStrategy::FixedDelay,
+                RestartOption::FailureRate => RestartStrategy::FailureRate,
+                RestartOption::None => RestartStrategy::None,
+            });
         }
         if self.at_least_once {
             c.checkpoint.mode = CheckpointMode::AtLeastOnce;
@@ -203,6 +248,12 @@ fn check(c: &JobConfig) -> Result<()> {
     }
     if c.checkpoint.retained == 0 || c.checkpoint.max_concurrent == 0 {
         return Err(config_error("retained checkpoints and concurrent checkpoints must be at least 1"));
+    }
+    if c.checkpoint.max_concurrent > 16 {
+        return Err(config_error("at most 16 checkpoints can be under way at once"));
+    }
+    if c.restart.delay > c.restart.max_delay {
+        return Err(config_error("the restart delay must not be above the longest restart delay"));
     }
     if c.heartbeat.timeout <= c.heartbeat.interval {
         return Err(config_error("the heartbeat timeout must be longer than its interval"));
@@ -280,6 +331,7 @@ pub fn taskmanager(options: &TaskManagerOptions, env: Option<ProcessConfig>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weir_api::config::{CheckpointConfig, HeartbeatConfig, RestartConfig, RestoreConfig};
 
     #[test]
     fn options_win_over_the_environment_and_the_rest_stays() {
@@ -292,6 +344,62 @@ mod tests {
         let c = jobmanager("program", &JobManagerOptions::default(), &options, env).unwrap();
         assert_eq!((c.rest_address.as_str(), c.job.parallelism, c.job.job.name.as_str()), ("0.0.0.0:1", 2, "flights"));
         assert_eq!(c.job.checkpoint.storage.as_deref(), Some("file:///chk"));
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        job: JobOptions,
+    }
+
+    #[test]
+    fn every_field_of_the_configuration_has_an_option() {
+        let line = "job --name other --namespace ns --parallelism 3 --max-parallelism 256 --checkpoints /chk \
+            --checkpoint-interval 1s --checkpoint-timeout 2s --min-pause 3ms --max-concurrent-checkpoints 2 \
+            --tolerable-failed-checkpoints 4 --retained 5 --retention never-retain --at-least-once --restore latest \
+            --allow-non-restored-state --restore-nonce 6 --restart-strategy failure-rate --restart-delay 7s \
+            --restart-max-delay 8s --restart-reset-after 9s --restart-attempts 11 --restart-failure-interval 12s \
+            --buffer-timeout 13ms --heartbeat-interval 14ms --heartbeat-timeout 15ms";
+        let options = <Line as clap::Parser>::parse_from(line.split_whitespace()).job;
+        // a field that is added does not compile here until it is decided what sets it
+        let JobConfig {
+            job: JobName { namespace, name },
+            deployment: _, // the operator's
+            start: _,      // the operator's
+            parallelism,
+            max_parallelism,
+            checkpoint,
+            restart,
+            restore,
+            buffer_timeout,
+            heartbeat,
+        } = options.apply("flights", None).unwrap();
+        assert_eq!((namespace.as_str(), name.as_str(), parallelism, max_parallelism), ("ns", "other", 3, 256));
+        let ms = HumanDuration::from_millis;
+        let expected = CheckpointConfig {
+            storage: Some("/chk".into()),
+            interval: ms(1000),
+            timeout: ms(2000),
+            min_pause: ms(3),
+            max_concurrent: 2,
+            tolerable_failed: Some(4),
+            retained: 5,
+            retention: Retention::NeverRetain,
+            mode: CheckpointMode::AtLeastOnce,
+        };
+        assert_eq!(checkpoint, expected);
+        let expected = RestartConfig {
+            strategy: Some(RestartStrategy::FailureRate),
+            delay: ms(7000),
+            max_delay: ms(8000),
+            reset_after: ms(9000),
+            attempts: 11,
+            failure_interval: ms(12_000),
+        };
+        assert_eq!(restart, expected);
+        let expected = RestoreConfig { from: Some("latest".into()), allow_non_restored_state: true, nonce: Some(6) };
+        assert_eq!(restore, expected);
+        assert_eq!((buffer_timeout, heartbeat), (ms(13), HeartbeatConfig { interval: ms(14), timeout: ms(15) }));
     }
 
     #[test]
@@ -312,6 +420,9 @@ mod tests {
         assert!(message(JobOptions { parallelism: Some(0), ..o() }).contains("parallelism 0 must lie between 1 and"));
         assert!(message(JobOptions { max_parallelism: Some(40_000), ..o() }).contains("max parallelism 40000"));
         assert!(message(JobOptions { name: Some("../x".into()), ..o() }).contains("name \"../x\""));
+        assert!(message(JobOptions { max_concurrent_checkpoints: Some(17), ..o() }).contains("at most 16"));
+        let restart_delay = Some(HumanDuration::from_secs(61));
+        assert!(message(JobOptions { restart_delay, ..o() }).contains("longest restart delay"));
         assert!(message(JobOptions { restore: Some("latest".into()), ..o() }).contains("--checkpoints"));
         let e = from_environment(Some("{\"nodeManager\":{}}")).unwrap_err().to_string();
         assert!(e.contains("WEIR_CONFIG") && e.contains("nodeManager"), "{e}");
