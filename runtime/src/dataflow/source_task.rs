@@ -5,7 +5,7 @@ use super::wakeup::Wakeup;
 use super::{Output, Signal};
 use crate::checkpoint::handles::{Barrier, Bytes64, SPLITS};
 use crate::connectors::source::{ReadStatus, SourceReader};
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::Result;
 use crate::state::snapshot::SnapshotParts;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -232,15 +232,10 @@ impl<R: SourceReader> Running<R> {
                 self.task.out.signal(&mut Signal::Aborted(id))?;
                 let draining = self.draining.take_if(|b| b.id == id).is_some();
                 if draining || self.paused == Some(id) {
-                    self.paused = None;
-                    if (draining || self.end_signalled) && !self.ended {
-                        // event time has ended behind this source; records that followed would all be late
-                        let e = Error::external(
-                            ErrorCode::Checkpoint,
-                            "the snapshot that drained the job failed: the job goes on from its last checkpoint",
-                        );
-                        return Err(e);
-                    }
+                    // event time has ended behind a source that was drained, and records that followed would all be late: it waits
+                    // for the jobmanager to replace the attempt
+                    let drained = !self.ended && (draining || self.end_signalled);
+                    self.paused = drained.then_some(id);
                 }
             }
         }

@@ -186,3 +186,20 @@ async fn a_stop_that_fails_lets_the_job_run_on() {
     let expected: Vec<(u64, u64)> = (0..5).flat_map(|k| (1..=N / 5).map(move |n| (k, n))).collect();
     assert!(sorted(&sink) == expected);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_whose_drain_failed_reads_nothing_more() {
+    let sink = Collect::new();
+    let mut job = Job::default();
+    job.source("numbers", Generator::unbounded(|i| i)).rebalance().sink("out", sink.clone());
+    let mut harness = Harness::start(job.into_graph(), 2).await.unwrap();
+    let (drain, _) = harness.snapshot(SnapshotKind::Stop { drain: true }).await.unwrap();
+    harness.abort(drain);
+    let mut lengths = Vec::new();
+    for _ in 0..3 {
+        let (id, _) = harness.snapshot(SnapshotKind::Checkpoint).await.unwrap();
+        harness.complete(id);
+        lengths.push(sink.len());
+    }
+    assert_eq!(lengths[1], lengths[2], "behind the end of event time");
+}

@@ -1,7 +1,7 @@
 //! Everything of the jobmanager that touches the checkpoint storage, one operation after the other: so an append of the old
 //! attempt is over before the next attempt is claimed.
 use crate::checkpoint::coordinator::Publish;
-use crate::checkpoint::handles::{Bytes64, SPLITS};
+use crate::checkpoint::handles::{Bytes64, SPLITS, SnapshotKind};
 use crate::checkpoint::log::{AppendError, Claimed as LogClaimed, Log, LogView, LogWriter, Nonce, SnapshotRef};
 use crate::checkpoint::manifest::JobSpec;
 use crate::checkpoint::restore::{Assignment, Decision, Request, Start, assign, choose};
@@ -33,6 +33,12 @@ pub enum Io {
         after: Attempt,
     },
     Publish(Box<Publish>),
+    /// Whether a savepoint could be written below this folder.
+    CheckTarget {
+        trigger_id: String,
+        kind: SnapshotKind,
+        target: String,
+    },
     /// Delete the directory of a snapshot that will never complete.
     Discard(String),
     /// Delete the log's entries that nothing needs any more.
@@ -57,6 +63,7 @@ pub enum IoReply {
     Prepared(Verdict<Ready>),
     Claimed(Verdict<Box<Claimed>>),
     Published { id: CheckpointId, result: Result<Published, AppendError> },
+    TargetChecked { trigger_id: String, kind: SnapshotKind, target: String, result: Result<()> },
     CleanedUp(Result<(), AppendError>),
     Terminated(Result<TerminalInfo, AppendError>),
 }
@@ -176,6 +183,13 @@ impl Store {
                     reply(IoReply::Claimed(self.claim(&options, parallelism, next).await));
                 }
                 Io::Publish(p) => reply(IoReply::Published { id: p.id, result: self.publish(&p).await }),
+                Io::CheckTarget { trigger_id, kind, target } => {
+                    let result = match &self.storage {
+                        Some(s) => shell::check_target(s, &target).await,
+                        None => Err(Error::internal("a savepoint without a storage")),
+                    };
+                    reply(IoReply::TargetChecked { trigger_id, kind, target, result });
+                }
                 Io::Discard(directory) => {
                     if let Some(s) = self.storage.clone() {
                         tokio::spawn(async move { shell::discard(&s, &directory).await });

@@ -118,6 +118,9 @@ pub enum Action {
     TasksEnd { id: CheckpointId, kind: SnapshotKind, directory: String, index: Option<u64> },
     /// More checkpoints failed in a row than the configuration tolerates: restart the job.
     FailJob { reason: String },
+    /// A stop that drained was given up. Event time has ended in its tasks, so they cannot go on: others start from the last checkpoint. No
+    /// failure of the job.
+    Replace { reason: String },
 }
 
 /// A snapshot that all tasks have acknowledged.
@@ -484,6 +487,9 @@ impl Coordinator {
         self.next_periodic = self.next_periodic.max(now.mono + self.settings.min_pause);
         if kind == SnapshotKind::Final {
             self.final_at = Some(now.mono + self.settings.min_pause.max(FINAL_RETRY));
+        }
+        if kind == (SnapshotKind::Stop { drain: true }) {
+            out.push(Action::Replace { reason: reason.to_owned() });
         }
         if counts && !kind.is_savepoint() {
             self.failed_in_a_row += 1;

@@ -81,6 +81,7 @@ fn outcome(actions: &[Action], id: &str) -> Option<Result<Outcome, String>> {
 
 use SnapshotKind::{Checkpoint, Final, Rescale, Savepoint};
 const STOP: SnapshotKind = SnapshotKind::Stop { drain: false };
+const DRAIN: SnapshotKind = SnapshotKind::Stop { drain: true };
 
 #[test]
 fn checkpoints_come_periodically_and_only_while_all_tasks_run() {
@@ -345,7 +346,7 @@ fn any_event() -> impl Strategy<Value = Do> {
         12 => (0..4u64, 0..3u32).prop_map(|(back, t)| Do::Ack(back, t)),
         1 => (0..4u64).prop_map(Do::Decline),
         4 => prop::bool::weighted(0.8).prop_map(Do::Published),
-        2 => prop::sample::select(vec![Savepoint, STOP, Rescale, Final]).prop_map(Do::Request),
+        2 => prop::sample::select(vec![Savepoint, STOP, DRAIN, Rescale, Final]).prop_map(Do::Request),
         1 => Just(Do::Restart),
     ]
 }
@@ -365,6 +366,7 @@ proptest! {
         let mut kept: BTreeSet<String> = BTreeSet::new();
         let mut answers: BTreeMap<String, usize> = BTreeMap::new();
         let (mut last_id, mut ended) = (0u64, false);
+        let (mut drains, mut last_aborted) = (BTreeSet::new(), 0u64);
         for event in events {
             let newest = c.next_checkpoint().0 - 1;
             let actions = match event {
@@ -405,9 +407,15 @@ proptest! {
                     Action::Command(TaskCommand::Trigger(b)) => {
                         prop_assert!(!ended && b.id.0 > last_id && b.attempt.0 == attempt);
                         last_id = b.id.0;
+                        if b.kind == DRAIN {
+                            drains.insert(last_id);
+                        }
                     }
                     Action::Command(TaskCommand::Complete(id)) => prop_assert!(entries.contains(&id.0)),
-                    Action::Command(TaskCommand::Aborted(id)) => prop_assert!(!entries.contains(&id.0)),
+                    Action::Command(TaskCommand::Aborted(id)) => {
+                        prop_assert!(!entries.contains(&id.0));
+                        last_aborted = id.0;
+                    }
                     Action::Publish(p) => {
                         prop_assert_eq!(p.snapshots.len(), 2);
                         let own = format!("-{}-0000", attempt);
@@ -424,6 +432,7 @@ proptest! {
                         ended = true;
                     }
                     Action::FailJob { .. } => prop_assert!(false, "no tolerance is set"),
+                    Action::Replace { .. } => prop_assert!(drains.remove(&last_aborted), "nothing was drained"),
                 }
             }
             prop_assert!(c.pending.len() <= max_concurrent && c.queue.len() <= MAX_QUEUED);

@@ -3,11 +3,11 @@
 mod tests;
 
 use super::coordinator::Publish;
-use super::log::{AppendError, Appended, Body, Log, LogView, LogWriter, Snapshot, SnapshotRef, Terminal};
+use super::log::{AppendError, Appended, Body, Log, LogView, LogWriter, Nonce, Snapshot, SnapshotRef, Terminal};
 use super::manifest::{FILE, JobSpec, Manifest, SHARED, SnapshotHead};
 use super::restore::{Compatible, Start, check};
 use super::retention;
-use super::storage::Storage;
+use super::storage::{Put, Storage};
 use crate::error::{Error, ErrorCode, Result};
 use std::collections::BTreeSet;
 use weir_api::config::Retention;
@@ -168,6 +168,16 @@ pub async fn terminate(
     let body = Body::Terminal(terminal.clone());
     let appended = writer.append(move |_, _| body, at).await?;
     Ok((appended, terminal, end.delete))
+}
+
+/// Whether a file can be written into a folder that savepoints are to go to; the folder is made.
+pub async fn check_target(storage: &Storage, target: &str) -> Result<()> {
+    let file = format!("{}/.weir-{}", target.trim_end_matches('/'), Nonce::random());
+    match storage.put(&file, Vec::new()).await {
+        Put::Created => storage.delete(&file).await,
+        Put::Exists => Ok(()),
+        Put::Refused(e) | Put::Unknown(e) => Err(e),
+    }
 }
 
 /// Deletes snapshot directories. What cannot be deleted is logged, and swept by a later attempt.

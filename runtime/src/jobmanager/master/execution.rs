@@ -245,8 +245,21 @@ impl Master {
                 A::FailJob { reason } => {
                     self.fail(Error::external(ErrorCode::Checkpoint, reason), FailureSource::default());
                 }
+                A::Replace { reason } => self.replace(&reason),
             }
         }
+    }
+
+    /// The tasks are of no more use although nothing of the job failed: no restart strategy is asked, and there is no delay.
+    fn replace(&mut self, reason: &str) {
+        let Phase::Active(Stage::Running(_)) = &self.phase else { return };
+        let message = format!("the stop that drained the job failed: it goes on from its last checkpoint; {reason}");
+        tracing::warn!(attempt = %self.attempt, %reason, "a stop with drain failed: going on from the last checkpoint");
+        let error = Error::external(ErrorCode::Checkpoint, message);
+        self.history.add(&error, FailureSource::default(), self.now.wall);
+        self.reason = error.message;
+        self.go(JobState::Restarting);
+        self.stop_tasks(Then::Restart { at: self.now.mono });
     }
 
     fn command(&mut self, command: &TaskCommand) {
@@ -259,7 +272,12 @@ impl Master {
         self.out.extend(to.into_iter().map(send));
     }
 
-    fn resolved(&mut self, trigger_id: &str, kind: SnapshotKind, outcome: Result<coordinator::Outcome, String>) {
+    pub(super) fn resolved(
+        &mut self,
+        trigger_id: &str,
+        kind: SnapshotKind,
+        outcome: Result<coordinator::Outcome, String>,
+    ) {
         match (outcome, kind) {
             (Ok(o), SnapshotKind::Savepoint) => {
                 self.operations.complete(trigger_id, &absolute(&self.storage_root, &o.directory), o.index);

@@ -309,6 +309,9 @@ impl Master {
                 }
                 Err(AppendError::Fenced(e) | AppendError::Fault(e)) => self.fenced(e.message),
             },
+            IoReply::TargetChecked { trigger_id, kind, target, result } => {
+                self.target_checked(trigger_id, kind, target, result);
+            }
             IoReply::CleanedUp(Ok(())) => {}
             IoReply::CleanedUp(Err(AppendError::Refused(e))) => {
                 tracing::warn!(error = %e, "old entries of the log were not deleted");

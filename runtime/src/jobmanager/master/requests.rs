@@ -1,11 +1,11 @@
 //! What people and the operator ask for: start, savepoint, stop, cancel, rescale. Each is checked before anything changes.
-use super::{Action, Master, Phase, Stage, Then};
+use super::{Action, Error, Io, Master, Phase, Stage, Then};
 use crate::checkpoint::coordinator::{self, Now};
 use crate::checkpoint::handles::SnapshotKind;
 use crate::graph::JobGraph;
 use weir_api::rest::{
-    AsyncOperationResult, JobManagerPhase, OperationKind, RescaleRequest, SavepointRequest, StartRequest, StopRequest,
-    TriggerResponse,
+    AsyncOperationResult, JobManagerPhase, OperationKind, OperationState, RescaleRequest, SavepointRequest,
+    StartRequest, StopRequest, TriggerResponse,
 };
 use weir_api::status::{JobState, TerminalStatus};
 
@@ -169,8 +169,28 @@ impl Master {
         let operation = if kind == SnapshotKind::Savepoint { OperationKind::Savepoint } else { OperationKind::Stop };
         tracing::info!(%trigger_id, ?kind, "savepoint requested");
         self.operations.begin(&trigger_id, operation);
-        self.coordinate(coordinator::Event::Request { trigger_id, kind, target });
+        match target {
+            // a wrong path costs nothing yet: once the barrier is on its way, a stop that drains cannot be taken back
+            Some(target) => self.out.push(Action::Io(Io::CheckTarget { trigger_id, kind, target })),
+            None => self.coordinate(coordinator::Event::Request { trigger_id, kind, target: None }),
+        }
         Ok(response)
+    }
+
+    pub(super) fn target_checked(
+        &mut self,
+        trigger_id: String,
+        kind: SnapshotKind,
+        target: String,
+        result: Result<(), Error>,
+    ) {
+        if self.operations.get(&trigger_id).is_none_or(|o| o.state != OperationState::InProgress) {
+            return;
+        }
+        match result {
+            Ok(()) => self.coordinate(coordinator::Event::Request { trigger_id, kind, target: Some(target) }),
+            Err(e) => self.resolved(&trigger_id, kind, Err(e.message)),
+        }
     }
 
     fn check_running(&self) -> Result<(), Rejection> {

@@ -524,6 +524,63 @@ fn a_stop_whose_savepoint_fails_leaves_the_job_running_and_says_why() {
     assert!(result.failure_cause.unwrap().stack_trace.contains("no space left"));
 }
 
+fn stop(w: &mut World, request: StopRequest) -> String {
+    let now = w.now();
+    let (r, actions) = w.m.stop(request, "t1".into(), now);
+    w.out.extend(actions);
+    r.unwrap().request_id
+}
+
+#[test]
+fn a_drain_that_fails_goes_on_from_the_last_checkpoint_whatever_the_restart_strategy() {
+    for strategy in [RestartStrategy::None, RestartStrategy::FixedDelay] {
+        let mut c = config();
+        c.restart.strategy = Some(strategy);
+        c.restart.attempts = 0;
+        let mut w = World::running_with(c);
+        let id = stop(&mut w, StopRequest { drain: true, ..Default::default() });
+        let b = w.barrier();
+        assert_eq!(b.kind, SnapshotKind::Stop { drain: true });
+        let task = w.ids()[0];
+        let reason = Error::external(ErrorCode::Storage, "no space left on device");
+        w.take();
+        w.say(task, TaskEvent::Declined { checkpoint: b.id, reason });
+        assert_eq!(w.m.state(), JobState::Restarting);
+        assert!(w.cancels(A) && w.cancels(B));
+        w.gone(A);
+        w.gone(B);
+        assert!(w.claims(), "without delay");
+        w.claimed(2);
+        w.tasks_run();
+        assert_eq!(w.m.state(), JobState::Running);
+        let result = w.m.savepoint_result(&id).unwrap().operation.unwrap();
+        assert!(result.failure_cause.unwrap().stack_trace.contains("no space left"));
+        let why: Vec<_> = w.m.exceptions().map(|e| e.message.as_str()).collect();
+        assert!(why.len() == 1 && why[0].contains("goes on from its last checkpoint"), "{why:?}");
+    }
+}
+
+#[test]
+fn a_target_that_cannot_be_written_is_found_before_any_barrier() {
+    let mut w = World::running();
+    let target_directory = Some("/nope".to_owned());
+    let id = stop(&mut w, StopRequest { drain: true, target_directory, ..Default::default() });
+    let triggers = |m: &ToTaskManager| matches!(m, ToTaskManager::Command { command: TaskCommand::Trigger(_), .. });
+    assert!(w.has_io(|io| matches!(io, Io::CheckTarget { target, .. } if target == "/nope")));
+    assert!(!w.sent(A, triggers));
+    let checked = |result| {
+        let (trigger_id, kind) = ("t1".into(), SnapshotKind::Stop { drain: true });
+        Event::Io(IoReply::TargetChecked { trigger_id, kind, target: "/nope".into(), result })
+    };
+    w.on(checked(Err(Error::external(ErrorCode::Storage, "permission denied"))));
+    assert!(!w.sent(A, triggers) && w.m.state() == JobState::Running);
+    let result = w.m.savepoint_result(&id).unwrap().operation.unwrap();
+    assert!(result.failure_cause.unwrap().stack_trace.contains("permission denied"));
+    // a late answer to what is over starts nothing
+    w.on(checked(Ok(())));
+    assert!(!w.sent(A, triggers));
+}
+
 #[test]
 fn a_taskmanager_lost_after_the_stop_savepoint_does_not_let_the_job_run_on() {
     let mut w = World::running();

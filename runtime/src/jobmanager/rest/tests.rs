@@ -30,7 +30,7 @@ struct Cluster {
     jm: Handle,
     job: String,
     leave: watch::Sender<bool>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 async fn cluster(with_taskmanager: bool) -> Cluster {
@@ -63,7 +63,7 @@ async fn cluster(with_taskmanager: bool) -> Cluster {
         let running = handle.clone();
         running.status().wait_for(|s| s.all_tasks_running).await.unwrap();
     }
-    Cluster { address, jm: handle, job, leave, _folder: folder }
+    Cluster { address, jm: handle, job, leave, folder }
 }
 
 impl Cluster {
@@ -172,6 +172,28 @@ async fn a_savepoint_then_a_stop_by_rest() {
 }
 
 #[tokio::test]
+async fn a_drain_to_a_place_that_cannot_be_written_changes_nothing_and_one_that_can_ends_the_job() {
+    let c = cluster(true).await;
+    let file = c.folder.path().join("file");
+    std::fs::write(&file, "no folder").unwrap();
+    let stop = async |target: &std::path::Path| {
+        let (status, r) = c.json("POST", "/jobs/:id/stop", &json!({"drain": true, "targetDirectory": target})).await;
+        assert_eq!(status, 202, "{r}");
+        r["request-id"].as_str().unwrap().to_owned()
+    };
+    let o = c.savepoint_outcome(&stop(&file.join("below")).await).await;
+    assert!(o["failure-cause"]["stack-trace"].as_str().is_some_and(|w| w.contains("file/below")), "{o}");
+    let s = c.get("/weir/v1/status").await;
+    assert_eq!((&s["jobState"], &s["attempt"], &s["restarts"]), (&json!("RUNNING"), &json!(1), &json!(0)));
+    let target = c.folder.path().join("savepoints");
+    stop(&target).await;
+    let ended = c.jm.status().wait_for(|s| s.terminal.is_some()).await.unwrap().clone();
+    assert_eq!(serde_json::to_value(&ended.terminal).unwrap()["status"], "Stopped");
+    let found: Vec<_> = std::fs::read_dir(&target).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(found.len() == 1 && found[0].to_string_lossy().starts_with("savepoint-sum-"), "{found:?}");
+}
+
+#[tokio::test]
 async fn malformed_requests_are_refused_with_a_sentence_that_names_what_is_wrong() {
     let c = cluster(false).await;
     let other = "0".repeat(32);
@@ -183,7 +205,13 @@ async fn malformed_requests_are_refused_with_a_sentence_that_names_what_is_wrong
         ("POST", "/jobs/:id/stop", br#"{"drian":true}"#, 400, "unknown field `drian`"),
         ("POST", "/jobs/:id/stop", br#"{"targetDirectory":"x"}"#, 400, "targetDirectory"),
         ("POST", "/jobs/:id/savepoints", br#"{"formatType":"AVRO"}"#, 400, "formatType"),
-        ("POST", "/jobs/:id/savepoints", br#"{"formatType":"CANONICAL"}"#, 400, "canonical savepoints are not there yet"),
+        (
+            "POST",
+            "/jobs/:id/savepoints",
+            br#"{"formatType":"CANONICAL"}"#,
+            400,
+            "canonical savepoints are not there yet",
+        ),
         ("POST", "/jobs/:id/stop", br#"{"formatType":"CANONICAL"}"#, 400, "use NATIVE or leave formatType out"),
         ("POST", "/jobs/:id/savepoints", b"", 409, "not all running"),
         ("PUT", "/weir/v1/parallelism", br#"{"parallelism":-1,"triggerId":"a"}"#, 400, "parallelism"),
