@@ -39,7 +39,8 @@ pub async fn run(config: JobConfig, graph: Arc<LogicalGraph>, data: tokio::runti
         advertised_host: String::new(),
         http_address: None,
     };
-    let tm = TaskManager { config, graph, data, exchange: None, health: Health::default() };
+    // code that does not return holds up the job, not a process that others could replace: it is left to the user
+    let tm = TaskManager { config, graph, data, exchange: None, health: Health::default(), patience: None };
     let (leave, shutdown) = watch::channel(false);
     let taskmanager = tokio::spawn(taskmanager::run(tm, "in-process".into(), shutdown));
 

@@ -65,7 +65,7 @@ pub fn taskmanager(config: TaskManagerConfig, graph: LogicalGraph) -> Result<Exi
     let _turn = control.block_on(standby::turn("taskmanager", &ports.collect::<Vec<_>>()))?;
     let data = data_runtime(config.slots)?;
     let graph = Arc::new(graph);
-    control.block_on(async {
+    let ended = control.block_on(async {
         let health = Health::default();
         if let Some(address) = &config.http_address {
             let http = bind(address, "health and metrics").await?;
@@ -82,13 +82,18 @@ pub fn taskmanager(config: TaskManagerConfig, graph: LogicalGraph) -> Result<Exi
             // keeps the channel open: its end is no signal
             std::future::pending::<()>().await;
         });
-        let tm = TaskManager { config, graph, data: data.handle().clone(), exchange: Some(Arc::new(exchange)), health };
-        taskmanager::run(tm, data_address, shutdown).await;
-        Ok::<_, Error>(())
-    })?;
+        let exchange = Some(Arc::new(exchange));
+        let patience = Some(taskmanager::PATIENCE);
+        let tm = TaskManager { config, graph, data: data.handle().clone(), exchange, health, patience };
+        taskmanager::run(tm, data_address, shutdown).await.map_err(|stuck| {
+            tracing::error!(reason = %stuck, "taskmanager ends");
+            Error::user(ErrorCode::UserFunction, stuck)
+        })
+    });
+    // threads that do not return are not waited for
     control.shutdown_timeout(Duration::from_millis(100));
     data.shutdown_timeout(Duration::from_millis(100));
-    Ok(ExitCode::SUCCESS)
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 /// Ends with the first SIGTERM or SIGINT from now on.

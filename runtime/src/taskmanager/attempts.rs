@@ -12,6 +12,7 @@ use crate::observe::TaskMetrics;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 use weir_api::ids::Attempt;
 
@@ -41,6 +42,8 @@ pub enum Order {
 pub struct Running {
     tasks: Arc<Mutex<(Attempt, Vec<(TaskId, TaskMetrics)>)>>,
     highest: Arc<AtomicU64>,
+    /// Since when the tasks are waited for to end.
+    ending: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Running {
@@ -55,6 +58,13 @@ impl Running {
     /// The highest attempt that was deployed or cancelled here.
     pub fn highest(&self) -> Attempt {
         Attempt(self.highest.load(Ordering::Relaxed))
+    }
+    /// Since when tasks are waited for to end; none while they need not.
+    pub fn ending(&self) -> Option<Instant> {
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn set_ending(&self, since: Option<Instant>) {
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
     fn follow(&self, attempt: Attempt) {
         self.highest.fetch_max(attempt.0, Ordering::Relaxed);
@@ -121,7 +131,9 @@ impl Attempts {
 
     async fn end(&self, current: &mut Option<(Attempt, RunningAttempt)>) {
         if let Some((attempt, running)) = current.take() {
+            self.running.set_ending(Some(Instant::now()));
             running.cancel().await;
+            self.running.set_ending(None);
             self.close(attempt);
             // the last word on the counters
             let _ = self.out.send(ToJobManager::Heartbeat(self.running.heartbeat()));

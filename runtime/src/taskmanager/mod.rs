@@ -4,13 +4,16 @@
 mod attempts;
 mod http;
 mod session;
+#[cfg(test)]
+mod stuck_tests;
 pub mod upload;
 
 pub use http::router;
-pub use session::{Shutdown, run};
+pub use session::{Shutdown, Stuck, run};
 
 use crate::graph::LogicalGraph;
 use std::sync::Arc;
+use std::time::Duration;
 use weir_api::config::TaskManagerConfig;
 
 /// Environment variable that replaces [`TaskManagerConfig::id`].
@@ -29,7 +32,12 @@ pub struct TaskManager {
     pub exchange: Option<Arc<crate::exchange::Exchange>>,
     /// What its HTTP interface says about it.
     pub health: Health,
+    /// How long tasks may take to end before [`run`] gives up; none: for ever.
+    pub patience: Option<Duration>,
 }
+
+/// [`TaskManager::patience`] of a process of its own: as long as the jobmanager waits.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Shared between the session and the HTTP interface.
 #[derive(Debug, Clone, Default)]

@@ -22,8 +22,16 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Becomes true when the process is to end.
 pub type Shutdown = watch::Receiver<bool>;
 
+/// A thread of this process belongs to user code that does not return: it takes no attempt any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "tasks have not ended within {} s: the job's code does not return; the process ends, so that another can take its place",
+    .0.as_secs()
+)]
+pub struct Stuck(pub Duration);
+
 /// Serves until the shutdown signal. `data_address` is what other taskmanagers reach this one by.
-pub async fn run(tm: TaskManager, data_address: String, mut shutdown: Shutdown) {
+pub async fn run(tm: TaskManager, data_address: String, mut shutdown: Shutdown) -> Result<(), Stuck> {
     let (out, mut outgoing) = mpsc::unbounded_channel();
     let (orders, order_queue) = mpsc::unbounded_channel();
     let running = Running::default();
@@ -44,7 +52,7 @@ pub async fn run(tm: TaskManager, data_address: String, mut shutdown: Shutdown) 
         pid: std::process::id(),
         highest: running.highest(),
     };
-    let mut session = Session { hello, orders, running, health: tm.health.clone() };
+    let mut session = Session { hello, orders, running, health: tm.health.clone(), patience: tm.patience };
     let (mut backoff, mut lost) = (BACKOFF, Instant::now());
     let mut last_reason = String::new();
     while !*shutdown.borrow() {
@@ -52,10 +60,12 @@ pub async fn run(tm: TaskManager, data_address: String, mut shutdown: Shutdown) 
         while outgoing.try_recv().is_ok() {}
         let end = session.serve(&tm.config.jobmanager, &mut outgoing, &mut shutdown).await;
         let was_registered = tm.health.get().registered;
-        session.stop_tasks(&shutdown).await;
-        let Err(error) = end else { break };
-        let reason = error.to_string();
+        let reason = end.as_ref().map_or_else(ToString::to_string, |()| "the process is ending".into());
         tm.health.set(|h| (h.registered, h.reason) = (false, reason.clone()));
+        session.stop_tasks(&shutdown).await?;
+        if end.is_ok() {
+            break;
+        }
         if was_registered || reason != last_reason {
             tracing::warn!(jobmanager = %tm.config.jobmanager, error = %reason, "not connected to the jobmanager; trying again");
         }
@@ -69,6 +79,7 @@ pub async fn run(tm: TaskManager, data_address: String, mut shutdown: Shutdown) 
         }
         backoff = (backoff * 2).min(MAX_BACKOFF[usize::from(lost.elapsed() > EXPECTED)]);
     }
+    Ok(())
 }
 
 struct Session {
@@ -76,6 +87,7 @@ struct Session {
     orders: mpsc::UnboundedSender<Order>,
     running: Running,
     health: Health,
+    patience: Option<Duration>,
 }
 
 impl Session {
@@ -174,15 +186,21 @@ impl Session {
 
     /// The jobmanager counts this taskmanager as lost as soon as the connection ends: nothing may run on behalf of that
     /// attempt, and no other is taken before the tasks are gone.
-    async fn stop_tasks(&self, shutdown: &Shutdown) {
+    async fn stop_tasks(&self, shutdown: &Shutdown) -> Result<(), Stuck> {
+        // they may have been told to end long before the connection did
+        let since = self.running.ending().unwrap_or_else(Instant::now);
         let (done, mut stopped) = oneshot::channel();
         if self.orders.send(Order::Stop { done }).is_err() {
-            return;
+            return Ok(());
         }
-        while tokio::time::timeout(FAREWELL, &mut stopped).await.is_err() {
+        loop {
+            let left = self.patience.map_or(FAREWELL, |p| p.saturating_sub(since.elapsed()));
+            if tokio::time::timeout(left.min(FAREWELL), &mut stopped).await.is_ok() || *shutdown.borrow() {
+                return Ok(());
+            }
             tracing::warn!("tasks do not end: user code does not return");
-            if *shutdown.borrow() {
-                return;
+            if let Some(p) = self.patience.filter(|p| since.elapsed() >= *p) {
+                return Err(Stuck(p));
             }
         }
     }

@@ -58,7 +58,8 @@ async fn cluster(with_taskmanager: bool) -> Cluster {
             http_address: None,
         };
         let data = tokio::runtime::Handle::current();
-        let tm = TaskManager { config, graph: graph(), data, exchange: None, health: Health::default() };
+        let tm =
+            TaskManager { config, graph: graph(), data, exchange: None, health: Health::default(), patience: None };
         tokio::spawn(taskmanager::run(tm, "127.0.0.1:1".into(), shutdown));
         let running = handle.clone();
         running.status().wait_for(|s| s.all_tasks_running).await.unwrap();
