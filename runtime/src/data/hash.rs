@@ -74,7 +74,8 @@ mod tests {
     fn bytes_are_the_same_when_all_are() {
         let text: Vec<u8> = (0..40).collect();
         for n in 0..=text.len() {
-            assert!(same_bytes(&text[..n], &text[..n].to_vec()), "{n} bytes");
+            let copy = text[..n].to_vec();
+            assert!(same_bytes(&text[..n], &copy), "{n} bytes");
             assert!(n == 0 || !same_bytes(&text[..n], &text[..n - 1]), "{n} bytes and one less");
             for changed in 0..n {
                 let mut other = text[..n].to_vec();
