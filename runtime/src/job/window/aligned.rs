@@ -23,19 +23,28 @@ pub(super) struct AlignedEngine<W: WindowFunction> {
     /// Nothing fires and no pane is dropped before this time.
     due: i64,
     current: Current,
+    /// The one before `current`: where a window ends, records of both sides come by turns.
+    other: Current,
     /// How far time had come for each key group before the restore: the clocks of subtasks differ.
     before: RestoredMarks,
     /// Where the panes of a window are merged.
     merged: SegmentedTable<W::Key, W::Acc>,
 }
 
-/// The pane that the record before this one went to, if there is no more to do than to add to it.
-#[derive(Default)]
+/// A pane that records go to without more to do than to add them.
+#[derive(Default, Clone, Copy)]
 struct Current {
     start: i64,
     /// 0 if there is none.
     len: u64,
     pane: usize,
+}
+
+impl Current {
+    #[inline(always)]
+    fn holds(&self, t: i64) -> bool {
+        (t.wrapping_sub(self.start) as u64) < self.len
+    }
 }
 
 /// Where a record goes that is not in the current pane.
@@ -58,6 +67,7 @@ impl<W: WindowFunction> AlignedEngine<W> {
             now: i64::MIN,
             due: i64::MAX,
             current: Current::default(),
+            other: Current::default(),
             before: RestoredMarks::default(),
             merged: SegmentedTable::default(),
         }
@@ -98,6 +108,11 @@ impl<W: WindowFunction> AlignedEngine<W> {
         self.state.namespaces().map(|p| self.pane_due(p)).min().unwrap_or(i64::MAX)
     }
 
+    /// Indexes of panes have moved, or time has.
+    fn forget(&mut self) {
+        (self.current, self.other) = Default::default();
+    }
+
     #[cold]
     #[inline(never)]
     fn locate(&mut self, t: i64) -> Place {
@@ -110,13 +125,17 @@ impl<W: WindowFunction> AlignedEngine<W> {
             return Place::Late;
         }
         let fired = w.window(w.first_start(t)).max_timestamp() <= self.now;
+        let panes = self.state.panes();
         let at = self.state.open(pane);
-        self.due = self.due.min(self.pane_due(pane));
+        if self.state.panes() > panes {
+            self.due = self.due.min(self.pane_due(pane));
+            self.forget();
+        }
         // without lateness a window that has fired is done with: its panes are there for the others only
         if fired && self.lateness > 0 {
-            self.current = Current::default(); // indexes may have moved
             return Place::Fired(at);
         }
+        self.other = self.current;
         self.current = Current { start: pane, len: self.windows.pane as u64, pane: at };
         Place::Current
     }
@@ -133,7 +152,10 @@ impl<W: WindowFunction> AlignedEngine<W> {
         late: &mut Late<W::In>,
     ) {
         for ((record, &hash), t) in batch.records.drain(..).zip(&batch.hashes).zip(times) {
-            if t.wrapping_sub(self.current.start) as u64 >= self.current.len {
+            if !self.current.holds(t) {
+                std::mem::swap(&mut self.current, &mut self.other);
+            }
+            if !self.current.holds(t) {
                 match self.locate(t) {
                     Place::Current => {}
                     Place::Fired(pane) => {
@@ -218,7 +240,7 @@ impl<W: WindowFunction> AlignedEngine<W> {
         let done = |p: &i64| self.cleanup(self.windows.last_start(*p)) <= now;
         let n = self.state.namespaces().take_while(done).count();
         self.state.remove_first(n);
-        self.current = Current::default();
+        self.forget();
         self.due = self.next_due();
     }
 

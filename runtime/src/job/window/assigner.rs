@@ -183,9 +183,15 @@ fn gcd(a: i64, b: i64) -> i64 {
 }
 
 /// The greatest `offset + k * step` that is not above `t`; saturates.
+#[inline]
 fn floor(t: i64, step: i64, offset: i64) -> i64 {
-    let (t, step, offset) = (i128::from(t), i128::from(step), i128::from(offset));
-    i64::try_from(t - (t - offset).rem_euclid(step)).unwrap_or(i64::MIN)
+    match t.checked_sub(offset) {
+        Some(distance) => t.saturating_sub(distance.rem_euclid(step)),
+        None => {
+            let (t, step, offset) = (i128::from(t), i128::from(step), i128::from(offset));
+            i64::try_from(t - (t - offset).rem_euclid(step)).unwrap_or(i64::MIN)
+        }
+    }
 }
 
 impl Aligned {
