@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use weir::connectors::sink::{Committable, Sink, SinkContext, SinkWriter};
@@ -15,7 +15,7 @@ use weir::prelude::*;
 use weir_api::ids::CheckpointId;
 
 use crate::alloc::allocations;
-use crate::limits::{mix, money, pick};
+use crate::limits::{event_time, mix, money, pick};
 use crate::outcome::{Outcome, usage};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -23,6 +23,7 @@ pub enum JobKind {
     ReduceStr,
     ReduceInt,
     WordCount,
+    Windows,
 }
 
 #[derive(clap::Args)]
@@ -58,6 +59,34 @@ struct Sample {
     money: i64,
 }
 
+#[derive(Clone, Record)]
+struct Event {
+    key: u64,
+    at_ms: i64,
+}
+
+/// Counts the events of a window.
+#[derive(Clone)]
+struct CountEvents;
+
+impl AggregateFunction for CountEvents {
+    type In = Event;
+    type Acc = u64;
+    type Out = u64;
+    fn create(&self) -> u64 {
+        0
+    }
+    fn add(&self, count: &mut u64, _: Event) {
+        *count += 1;
+    }
+    fn result(&self, count: &u64) -> u64 {
+        *count
+    }
+    fn merge(&self, count: &mut u64, other: u64) {
+        *count += other;
+    }
+}
+
 /// Becomes the process that the command line says: `local`, `jobmanager`, `taskmanager`.
 pub fn main() -> ExitCode {
     weir::main(declare)
@@ -87,6 +116,19 @@ fn declare(job: &mut Job, args: &JobArguments) -> weir::Result<()> {
                 .reduce("sum", |sum: &mut Sample, s: Sample| sum.money += s.money)
                 .sink("tally", Tally::new(args, |s: &Sample| (s.key.key_hash(), s.money)));
         }
+        JobKind::Windows => {
+            let events = Generator::new(records, move |i| {
+                let mixed = mix(i);
+                Event { key: pick(mixed, keys), at_ms: event_time(i, mixed) }
+            });
+            let strategy = WatermarkStrategy::bounded_out_of_orderness(Duration::from_millis(2_500));
+            job.source("events", events)
+                .watermarks(strategy.timestamps(|e: &Event| e.at_ms))
+                .key_by(|e| &e.key)
+                .window(Tumbling::of(Duration::from_secs(10)))
+                .aggregate("count", CountEvents)
+                .sink("tally", Tally { weighed: true, ..Tally::new(args, |count: &u64| (0, *count as i64)) });
+        }
         JobKind::WordCount => {
             let input = args.input.clone().unwrap_or_default();
             job.source("lines", FileSource::lines(input.display().to_string()))
@@ -108,7 +150,7 @@ struct Told {
     ended: u64,
     count: u64,
     acc: i64,
-    /// Results of 1: the first ones of keys, where records count 1 each.
+    /// Results of 1: the first ones of keys, where records count 1 each; all results, where they are weighed.
     ones: u64,
     /// Allocations of the process and results of this subtask since it was half done.
     allocations: u64,
@@ -157,6 +199,8 @@ struct Tally<F> {
     /// Results of a subtask after which allocations count.
     half: u64,
     verify: bool,
+    /// A result of n stands for n records.
+    weighed: bool,
     read: F,
 }
 
@@ -166,7 +210,7 @@ impl<F> Tally<F> {
         F: Fn(&T) -> (u64, i64),
     {
         let half = args.records / args.shares.max(1) / 2;
-        Self { report: args.report.clone(), half, verify: args.verify, read }
+        Self { report: args.report.clone(), half, verify: args.verify, weighed: false, read }
     }
 }
 
@@ -197,19 +241,21 @@ struct TallyWriter<F> {
 
 impl<T: Data, F: Fn(&T) -> (u64, i64) + Clone + Send + Sync + 'static> SinkWriter<T> for TallyWriter<F> {
     fn write(&mut self, batch: &mut Batch<T>) -> weir::Result<()> {
-        let (mut acc, mut ones) = (0, 0);
+        let (mut acc, mut ones, mut sum) = (0, 0, 0);
         for record in &batch.records {
             let (_, value) = (self.tally.read)(record);
             acc ^= value;
             ones += u64::from(value == 1);
+            sum += value as u64;
         }
+        let weighed = self.tally.weighed;
         if self.tally.verify {
             self.finals.extend(batch.records.iter().map(&self.tally.read));
         }
         let told = &mut self.told;
         told.acc ^= acc;
-        told.ones += ones;
-        told.count += batch.len() as u64;
+        told.ones += if weighed { batch.len() as u64 } else { ones };
+        told.count += if weighed { sum } else { batch.len() as u64 };
         if self.at_half.is_none() && told.count >= self.tally.half {
             self.at_half = Some((allocations(), told.count));
         }

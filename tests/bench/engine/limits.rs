@@ -314,8 +314,17 @@ pub fn word_count(path: &Path, threads: u64) -> io::Result<Outcome> {
     Ok(Outcome::new(total, started.elapsed()).distinct(all.len() as u64))
 }
 
+/// Records of the windows' job per second of event time.
+pub const PER_SECOND: u64 = 100_000;
+
+/// Event time of a record of the windows' job, in ms: up to 2,047 ms out of order.
+#[inline(always)]
+pub fn event_time(i: u64, mixed: u64) -> i64 {
+    10_000 + (i * 1000 / PER_SECOND) as i64 - (mixed & 2047) as i64
+}
+
 /// Tumbling event-time windows of 10 s, out-of-orderness 2.5 s, count per key: one table per open window.
-pub fn windows(n: u64, keys: u64, records_per_second: u64) -> Outcome {
+pub fn windows(n: u64, keys: u64) -> Outcome {
     const SIZE: i64 = 10_000;
     let started = Instant::now();
     let mut open: VecDeque<(i64, HashMap<u64, u64, RandomState>)> = VecDeque::new();
@@ -329,7 +338,7 @@ pub fn windows(n: u64, keys: u64, records_per_second: u64) -> Outcome {
     };
     for i in 0..n {
         let mixed = mix(i);
-        let time = 10_000 + (i * 1000 / records_per_second) as i64 - (mixed & 2047) as i64;
+        let time = event_time(i, mixed);
         newest = newest.max(time);
         let start = time - time.rem_euclid(SIZE);
         if start + SIZE - 1 <= watermark {

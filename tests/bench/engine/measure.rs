@@ -14,6 +14,7 @@ use crate::outcome::{Outcome, memory};
 /// Longest that one run may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 const NAME: &str = "bench";
+const WINDOWS: &str = "windows";
 
 /// Where a job runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,9 @@ impl Run {
         let records = megabytes << 17;
         Self { megabytes: Some(megabytes), ..Self::reduce("word-count", records, 0, deploy) }
     }
+    pub fn windows(records: u64, keys: u64, deploy: Deploy) -> Self {
+        Self::reduce(WINDOWS, records, keys, deploy)
+    }
     pub fn with_checkpoints(self, interval: &'static str) -> Self {
         Self { checkpoints: Some(interval), ..self }
     }
@@ -65,6 +69,10 @@ impl Run {
     }
     pub fn is_text(&self) -> bool {
         self.megabytes.is_some()
+    }
+
+    pub fn is_windowed(&self) -> bool {
+        self.job == WINDOWS
     }
 
     fn parallelism(&self) -> u32 {

@@ -117,5 +117,22 @@ pub fn all(scale: Scale) -> Vec<Workload> {
             timely: Some(timely),
         });
     }
+    for (name, deploy, flink) in [
+        ("windows of 10 s, 100,000 u64 keys, p=1, per core", one, 1.21),
+        ("windows of 10 s, 100,000 u64 keys, p=2, per core", two, 1.52),
+    ] {
+        let (records, keys) = (n(50), 100_000);
+        all.push(Workload {
+            row: "7",
+            name,
+            limit: a_loop("window", records, keys),
+            run: Run::windows(records, keys, deploy),
+            ratio: Ratio::Core,
+            must: 0.5,
+            goal: 0.7,
+            flink: Some(flink),
+            timely: None,
+        });
+    }
     all
 }
