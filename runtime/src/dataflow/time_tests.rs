@@ -481,6 +481,70 @@ fn broadcast_state_is_the_same_in_every_subtask_and_survives_a_restore() {
     }
 }
 
+/// Holds every record back until the end of the input.
+struct Hold {
+    held: OperatorListState<u64>,
+    seen: OperatorListState<u64>,
+    before: usize,
+}
+impl ProcessFunction for Hold {
+    type In = u64;
+    type Out = (u64, bool);
+    fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
+        vec![&mut self.held, &mut self.seen]
+    }
+    fn open(&mut self, _: &RuntimeContext) -> Result<()> {
+        // of the union list every subtask gets what all had seen
+        self.before = self.seen.take().len();
+        Ok(())
+    }
+    fn process(&mut self, record: u64, _: &mut Output<Self::Out>) -> Result<()> {
+        self.held.add(record);
+        Ok(())
+    }
+    fn snapshot(&mut self) -> Result<()> {
+        self.seen.update(self.held.get().to_vec());
+        Ok(())
+    }
+    fn end_of_input(&mut self, out: &mut Output<Self::Out>) -> Result<()> {
+        // the first snapshot was taken behind the whole input
+        self.held.take().into_iter().for_each(|r| out.push((r, self.before == 1000)));
+        Ok(())
+    }
+}
+
+#[test]
+fn list_state_is_dealt_out_anew_and_union_lists_go_to_all() {
+    for (from, to) in [(1, 1), (2, 3), (3, 2)] {
+        let sink = Collect::new();
+        let declare = |to: &Collect<(u64, bool)>| {
+            graph(|job| {
+                let make = || Hold {
+                    held: OperatorListState::split("held"),
+                    seen: OperatorListState::union("seen"),
+                    before: 0,
+                };
+                let numbers = job.source("numbers", Generator::new(1000, |i| i)).rebalance();
+                numbers.process(make).name("hold").sink("out", to.clone());
+            })
+        };
+        block_on(async {
+            let mut first = Harness::start(declare(&Collect::new()), from).await.unwrap();
+            first.sources_ended().await.unwrap();
+            let snapshot = first.snapshot(SnapshotKind::Checkpoint).await.unwrap();
+            first.restore(&snapshot, declare(&sink), to).await.unwrap().finish().await.unwrap();
+        });
+        assert!(sorted(&sink) == (0..1000).map(|i| (i, true)).collect::<Vec<_>>(), "from {from} to {to}");
+    }
+    let e = run(1, |job| {
+        let make =
+            || Hold { held: OperatorListState::split("held"), seen: OperatorListState::union("seen"), before: 0 };
+        job.source("numbers", Generator::new(1, |i| i)).process(make).sink("out", Collect::new());
+    })
+    .unwrap_err();
+    assert!(e.message.contains("keeps state and has no name"), "{e}");
+}
+
 #[test]
 fn an_interval_join_finds_exactly_the_pairs_within_the_bounds() {
     const M: u64 = 3000;

@@ -1,4 +1,5 @@
 //! The traits behind the closures: functions with a life cycle, key selectors, the runtime context.
+use super::list_state::AnyListState;
 use super::timers::{Timer, Timers};
 use crate::data::{Data, Key};
 use crate::dataflow::{AnySideOutput, Clock, Output};
@@ -31,6 +32,14 @@ pub trait ProcessFunction: Send + 'static {
     }
     /// The record's event time is `out.timestamp()`; what is pushed carries it.
     fn process(&mut self, record: Self::In, out: &mut Output<Self::Out>) -> Result<()>;
+    /// All operator list states, each with a name of its own; restored before `open`. An operator that has some needs a name.
+    fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
+        Vec::new()
+    }
+    /// A snapshot is taken: the last moment to bring the list states up to date.
+    fn snapshot(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// All side outputs, each with a name of its own.
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
         Vec::new()

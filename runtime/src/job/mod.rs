@@ -8,6 +8,7 @@ mod function;
 mod interval_join;
 mod keyed;
 mod keyed_stages;
+mod list_state;
 mod stages;
 mod stream;
 mod timers;
@@ -20,6 +21,7 @@ pub use connect::{BroadcastConnectedStream, ConnectedStreams, KeyedCoProcessFunc
 pub use function::{KeySelector, KeyedProcessFunction, ProcessFunction, RuntimeContext};
 pub use interval_join::IntervalJoin;
 pub use keyed::KeyedStream;
+pub use list_state::{AnyListState, OperatorListState};
 pub use stream::{Job, Stream};
 pub use timers::{Due, TimeDomain, Timer, Timers};
 pub use watermarks::{GeneratorFactory, TimestampAssigner, WatermarkGenerator, WatermarkStrategy};

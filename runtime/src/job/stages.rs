@@ -10,6 +10,7 @@ use crate::dataflow::task::TaskBody;
 use crate::dataflow::{AnySideOutput, Batch, Output, Signal, Stage};
 use crate::error::{Error, Result};
 use crate::observe::TaskMetrics;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::task::{Context, Poll, ready};
 
@@ -36,6 +37,10 @@ pub(super) trait Transform<T, U>: Send + 'static {
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
         Vec::new()
     }
+    /// Adds list states to the operator's part of a snapshot.
+    fn snapshot(&mut self, _lists: &mut BTreeMap<String, Vec<Bytes64>>) -> Result<()> {
+        Ok(())
+    }
     fn end_of_input(&mut self, _out: &mut Output<U>) -> Result<()> {
         Ok(())
     }
@@ -46,6 +51,7 @@ pub(super) trait Transform<T, U>: Send + 'static {
 
 /// A transform in a chain.
 struct TransformStage<T, U, X> {
+    name: String,
     transform: X,
     out: Output<U>,
     input: PhantomData<fn(T)>,
@@ -63,6 +69,13 @@ impl<T: Data, U: Data, X: Transform<T, U>> Stage<T> for TransformStage<T, U, X> 
         match signal {
             Signal::EndOfInput => self.transform.end_of_input(&mut self.out)?,
             Signal::Close => self.transform.close()?,
+            Signal::Barrier { parts, .. } => {
+                let mut lists = BTreeMap::new();
+                self.transform.snapshot(&mut lists)?;
+                if !lists.is_empty() {
+                    parts.lists.entry(self.name.clone()).or_default().extend(lists);
+                }
+            }
             Signal::Split(_) => return Ok(()),
             _ => {}
         }
@@ -132,7 +145,8 @@ where
     fn stage(&self, cx: &BuildContext<'_>, mut next: Consumers) -> Result<AnyStage> {
         let mut transform = (self.make)(cx)?;
         connect_sides(transform.side_outputs(), &mut next)?;
-        let stage = TransformStage::<T, U, X> { transform, out: output(next.main())?, input: PhantomData };
+        let (name, out) = (cx.operator.to_owned(), output(next.main())?);
+        let stage = TransformStage::<T, U, X> { name, transform, out, input: PhantomData };
         Ok(AnyStage::new::<T>(Box::new(stage)))
     }
 }
@@ -214,6 +228,11 @@ impl<P: ProcessFunction> Transform<P::In, P::Out> for Process<P> {
     }
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
         self.0.side_outputs()
+    }
+    fn snapshot(&mut self, lists: &mut BTreeMap<String, Vec<Bytes64>>) -> Result<()> {
+        self.0.snapshot()?;
+        super::list_state::snapshot(self.0.list_states(), lists);
+        Ok(())
     }
     fn end_of_input(&mut self, out: &mut Output<P::Out>) -> Result<()> {
         self.0.end_of_input(out)

@@ -138,13 +138,19 @@ impl<T: Data> Stream<T> {
 
     /// A function with a life cycle; `make` makes one for each subtask.
     pub fn process<P: ProcessFunction<In = T>>(&self, make: impl Fn() -> P + Send + Sync + 'static) -> Stream<P::Out> {
-        let sides = make().side_outputs().iter().map(|s| (s.name(), s.record_type())).collect();
+        let mut sample = make();
+        let sides = sample.side_outputs().iter().map(|s| (s.name(), s.record_type())).collect();
+        let has_lists = !sample.list_states().is_empty();
         let stream = self.transform("process", move |cx| {
             let mut function = make();
+            super::list_state::restore(cx.operator, function.list_states(), cx.restore)?;
             function.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
             Ok(Process(function))
         });
-        stream.last(|n| n.side_outputs = sides);
+        stream.last(|n| {
+            n.side_outputs = sides;
+            n.has_lists = has_lists;
+        });
         stream
     }
 
