@@ -2,6 +2,7 @@
 use crate::dataflow::deploy::Deployment;
 use crate::dataflow::task::{TaskCommand, TaskEvent, TaskId};
 use crate::error::Error;
+use crate::job::alignment::Slowest;
 use crate::observe::TaskMetrics;
 use serde::{Deserialize, Serialize};
 use weir_api::config::HeartbeatConfig;
@@ -67,6 +68,11 @@ pub enum ToTaskManager {
         command: TaskCommand,
     },
     Heartbeat,
+    /// How far the sources of each alignment group are on the other taskmanagers of this attempt.
+    Alignment {
+        attempt: Attempt,
+        others: Slowest,
+    },
     /// The job has ended for good and nobody will come for these slots: a taskmanager that was started by hand ends too.
     JobEnded,
 }
@@ -87,6 +93,9 @@ pub struct Welcome {
 pub struct Heartbeat {
     pub attempt: Attempt,
     pub tasks: Vec<(TaskId, TaskCounters)>,
+    /// How far the sources of each alignment group are here.
+    #[serde(default, skip_serializing_if = "Slowest::is_empty")]
+    pub alignment: Slowest,
     /// Resident memory of the process in bytes; 0 where it is not known.
     pub resident_bytes: u64,
 }

@@ -77,6 +77,7 @@ struct Running {
 /// The running tasks of one attempt on one taskmanager.
 pub struct RunningAttempt {
     tasks: Vec<Running>,
+    alignment: AlignmentGroups,
     uploader: Arc<dyn Uploader>,
 }
 
@@ -97,14 +98,15 @@ impl RunningAttempt {
         let files = open_files(&deployment, &*env.files).await?;
         let timeout = Duration::from_millis(deployment.buffer_timeout_ms);
         let (builder_env, data) = (env.clone(), env.data.clone());
+        let alignment = AlignmentGroups::new(deployment.taskmanagers.len() > 1);
+        let groups = alignment.clone();
         let built = data
             .spawn_blocking(move || {
                 // the tasks' own runtime is entered, so that what is built may register with it
                 let _entered = builder_env.data.enter();
                 let build = AssertUnwindSafe(|| {
-                    let alignment = AlignmentGroups::default();
                     let (graph, plan, deployment, env) = (&*graph, &*plan, &deployment, &builder_env);
-                    Builder { graph, plan, deployment, env, files, alignment }.build()
+                    Builder { graph, plan, deployment, env, files, alignment: groups }.build()
                 });
                 std::panic::catch_unwind(build).unwrap_or_else(|p| Err(panicked(&*p)))
             })
@@ -130,7 +132,7 @@ impl RunningAttempt {
             });
             Running { id, is_source: t.is_source, commands, handle: env.data.spawn(run), metrics: t.metrics }
         };
-        Ok(Self { tasks: built.into_iter().map(start).collect(), uploader: env.uploader.clone() })
+        Ok(Self { tasks: built.into_iter().map(start).collect(), uploader: env.uploader.clone(), alignment })
     }
 
     /// Sends a command: `Trigger` to the sources, the others to every task.
@@ -145,6 +147,11 @@ impl RunningAttempt {
             // a task that has ended does not listen any more, and need not
             let _ = t.commands.send(command.clone());
         }
+    }
+
+    /// Sources of the attempt that wait for each other.
+    pub fn alignment(&self) -> &AlignmentGroups {
+        &self.alignment
     }
 
     /// The counters of each task.

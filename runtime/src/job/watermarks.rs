@@ -164,7 +164,8 @@ impl<G, A> WatermarkStrategy<G, A> {
         self
     }
     /// Sources with the same group wait for each other: one whose event time is `max_drift` ahead of the slowest pauses.
-    /// Holds among the subtasks of one taskmanager process.
+    /// Between taskmanagers what each has reached travels with the heartbeats, so a source may be ahead by what it reads in
+    /// the meantime.
     #[must_use]
     pub fn alignment(mut self, group: impl Into<String>, max_drift: Duration) -> Self {
         self.alignment = Some((group.into(), max_drift));

@@ -1,6 +1,7 @@
 //! The registered taskmanagers: who is there, who was heard of last when, on whom tasks of an attempt may still run. Pure.
 use crate::control::{Heartbeat, Hello};
-use std::collections::BTreeMap;
+use crate::job::alignment::Slowest;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use weir_api::ids::Attempt;
 
@@ -73,6 +74,23 @@ impl Registry {
         {
             t.holds = None;
         }
+    }
+
+    /// For each taskmanager of the attempt, how far the sources of each alignment group are on the others; nothing while one
+    /// of them has not told, or where there is nothing to align.
+    pub fn alignment(&self, attempt: Attempt) -> Vec<(ConnectionId, Slowest)> {
+        let parts = || self.members.iter().filter(|(_, t)| t.holds == Some(attempt));
+        if parts().count() < 2 || parts().any(|(_, t)| t.heartbeat.attempt != attempt) {
+            return Vec::new();
+        }
+        let groups: BTreeSet<&String> = parts().flat_map(|(_, t)| t.heartbeat.alignment.keys()).collect();
+        if groups.is_empty() {
+            return Vec::new();
+        }
+        let least = |me: ConnectionId, group: &String| {
+            parts().filter(|(c, _)| **c != me).filter_map(|(_, t)| *t.heartbeat.alignment.get(group)?).min()
+        };
+        parts().map(|(c, _)| (*c, groups.iter().map(|g| ((*g).clone(), least(*c, g))).collect())).collect()
     }
 
     /// Those on which tasks of any attempt may still run.
@@ -160,5 +178,28 @@ mod tests {
         assert_eq!(r.holding().count(), 0);
         r.leaving(A);
         assert_eq!(r.slots(), 0);
+    }
+
+    #[test]
+    fn each_taskmanager_hears_how_far_the_sources_of_the_others_are_once_all_have_told() {
+        let (mut r, t) = (Registry::default(), Duration::from_secs(1000));
+        let c = ConnectionId(3);
+        for (connection, id) in [(A, "a"), (B, "b"), (c, "unused")] {
+            r.add(connection, hello(id, 1), t);
+        }
+        r.deployed(A, Attempt(3));
+        r.deployed(B, Attempt(3));
+        let tell = |r: &mut Registry, c, attempt, group: &str, time| {
+            let alignment = Slowest::from([(group.to_owned(), time)]);
+            r.heard(c, t).unwrap().heartbeat = Heartbeat { attempt: Attempt(attempt), alignment, ..Default::default() };
+        };
+        tell(&mut r, A, 3, "g", Some(10));
+        tell(&mut r, B, 2, "g", Some(5));
+        assert!(r.alignment(Attempt(3)).is_empty(), "what it said is about an earlier attempt");
+        tell(&mut r, B, 3, "g", Some(7));
+        let others = |time| Slowest::from([("g".to_owned(), time)]);
+        assert_eq!(r.alignment(Attempt(3)), [(A, others(Some(7))), (B, others(Some(10)))]);
+        tell(&mut r, B, 3, "g", None);
+        assert_eq!(r.alignment(Attempt(3))[0], (A, others(None)), "idle, or at its end");
     }
 }

@@ -8,6 +8,7 @@ use crate::dataflow::task::{TaskCommand, TaskEvent, TaskId};
 use crate::error::{Error, Result};
 use crate::exchange::{Channels, Exchange};
 use crate::graph::{JobGraph, LogicalGraph};
+use crate::job::alignment::{AlignmentGroups, Slowest};
 use crate::observe::TaskMetrics;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +41,7 @@ pub enum Order {
 /// Counters of the running tasks, shared with the heartbeat.
 #[derive(Clone, Default)]
 pub struct Running {
-    tasks: Arc<Mutex<(Attempt, Vec<(TaskId, TaskMetrics)>)>>,
+    tasks: Arc<Mutex<(Attempt, Vec<(TaskId, TaskMetrics)>, AlignmentGroups)>>,
     highest: Arc<AtomicU64>,
     /// Since when the tasks are waited for to end.
     ending: Arc<Mutex<Option<Instant>>>,
@@ -50,10 +51,18 @@ impl Running {
     pub fn heartbeat(&self) -> Heartbeat {
         let running = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let tasks = running.1.iter().map(|(id, m)| (*id, TaskCounters::from(m))).collect();
-        Heartbeat { attempt: running.0, tasks, resident_bytes: crate::observe::resident_bytes() }
+        let (attempt, alignment) = (running.0, running.2.slowest());
+        Heartbeat { attempt, tasks, alignment, resident_bytes: crate::observe::resident_bytes() }
     }
-    fn set(&self, attempt: Attempt, tasks: Vec<(TaskId, TaskMetrics)>) {
-        *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) = (attempt, tasks);
+    /// Takes what the jobmanager says about the sources on the other taskmanagers.
+    pub fn align(&self, attempt: Attempt, others: Slowest) {
+        let running = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.0 == attempt {
+            running.2.set_others(others);
+        }
+    }
+    fn set(&self, attempt: Attempt, tasks: Vec<(TaskId, TaskMetrics)>, alignment: AlignmentGroups) {
+        *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) = (attempt, tasks, alignment);
     }
     /// The highest attempt that was deployed or cancelled here.
     pub fn highest(&self) -> Attempt {
@@ -137,7 +146,7 @@ impl Attempts {
             self.close(attempt);
             // the last word on the counters
             let _ = self.out.send(ToJobManager::Heartbeat(self.running.heartbeat()));
-            self.running.set(attempt, Vec::new());
+            self.running.set(attempt, Vec::new(), AlignmentGroups::default());
             tracing::info!(%attempt, "all tasks of the attempt are gone");
         }
     }
@@ -218,7 +227,8 @@ impl Attempts {
         }
         match started {
             Ok(running) => {
-                self.running.set(attempt, running.metrics().map(|(id, m)| (id, m.clone())).collect());
+                let tasks = running.metrics().map(|(id, m)| (id, m.clone())).collect();
+                self.running.set(attempt, tasks, running.alignment().clone());
                 Some(running)
             }
             Err(error) => {

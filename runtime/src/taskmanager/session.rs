@@ -176,6 +176,7 @@ impl Session {
             ToTaskManager::Deploy { me, deployment } => Order::Deploy { me, deployment, storage: storage.clone() },
             ToTaskManager::Cancel { attempt } => Order::Cancel { attempt },
             ToTaskManager::Command { attempt, command } => Order::Command { attempt, command },
+            ToTaskManager::Alignment { attempt, others } => return self.running.align(attempt, others),
             ToTaskManager::Heartbeat
             | ToTaskManager::Welcome(_)
             | ToTaskManager::Refused { .. }

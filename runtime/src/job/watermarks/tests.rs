@@ -87,7 +87,7 @@ fn bounded(n: u64) -> WatermarkStrategy<BoundedOutOfOrderness, FromRecord<fn(&i6
 
 #[test]
 fn a_watermark_follows_each_batch_that_advances_it_and_never_goes_back() {
-    let mut t = start(bounded(10), &AlignmentGroups::default());
+    let mut t = start(bounded(10), &AlignmentGroups::new(false));
     assert_eq!(t.batch(&[100, 95]), ["[100, 95]", "w89"]);
     assert_eq!(t.batch(&[20]), ["[20]"], "a late record changes nothing");
     assert_eq!(t.batch(&[130]), ["[130]", "w119"]);
@@ -97,7 +97,7 @@ fn a_watermark_follows_each_batch_that_advances_it_and_never_goes_back() {
 
 #[test]
 fn timestamps_at_the_ends_of_time_do_not_wrap_around() {
-    let mut t = start(bounded(10), &AlignmentGroups::default());
+    let mut t = start(bounded(10), &AlignmentGroups::new(false));
     assert_eq!(t.batch(&[i64::MIN]), [format!("[{}]", i64::MIN)]);
     assert_eq!(t.batch(&[i64::MIN + 5]), [format!("[{}]", i64::MIN + 5)]);
 }
@@ -115,7 +115,7 @@ fn a_generator_that_goes_back_is_not_followed() {
         }
     }
     let strategy = WatermarkStrategy::custom(Last::default).timestamps(|r: &i64| *r);
-    let mut t = start(strategy, &AlignmentGroups::default());
+    let mut t = start(strategy, &AlignmentGroups::new(false));
     assert_eq!(t.batch(&[100]), ["[100]", "w100"]);
     assert_eq!(t.batch(&[50]), ["[50]"]);
     assert_eq!(t.batch(&[101]), ["[101]", "w101"]);
@@ -123,7 +123,7 @@ fn a_generator_that_goes_back_is_not_followed() {
 
 #[test]
 fn the_slowest_split_counts_until_it_ends() {
-    let mut t = start(bounded(0), &AlignmentGroups::default());
+    let mut t = start(bounded(0), &AlignmentGroups::new(false));
     t.signal(Signal::Split(Split::Added(0)));
     t.signal(Signal::Split(Split::Added(1)));
     t.signal(Signal::Split(Split::Reading(0)));
@@ -138,7 +138,7 @@ fn the_slowest_split_counts_until_it_ends() {
 
 #[test]
 fn an_idle_split_holds_nothing_back_and_an_idle_stream_says_so() {
-    let mut t = start(bounded(0).idleness(ms(100)), &AlignmentGroups::default());
+    let mut t = start(bounded(0).idleness(ms(100)), &AlignmentGroups::new(false));
     for id in [0, 1] {
         t.signal(Signal::Split(Split::Added(id)));
     }
@@ -157,7 +157,7 @@ fn an_idle_split_holds_nothing_back_and_an_idle_stream_says_so() {
 
 #[test]
 fn a_subtask_that_never_gets_a_record_becomes_idle() {
-    let mut t = start(bounded(0).idleness(ms(100)), &AlignmentGroups::default());
+    let mut t = start(bounded(0).idleness(ms(100)), &AlignmentGroups::new(false));
     assert!(t.tick().is_empty());
     assert_eq!(t.tick(), [format!("idle {}", i64::MIN)]);
     assert_eq!(t.batch(&[7]), ["[7]", "w6"]);
@@ -165,7 +165,7 @@ fn a_subtask_that_never_gets_a_record_becomes_idle() {
 
 #[test]
 fn a_stream_ahead_of_its_group_pauses() {
-    let groups = AlignmentGroups::default();
+    let groups = AlignmentGroups::new(false);
     let cx = &mut Context::from_waker(std::task::Waker::noop());
     let [mut a, mut b] = [0, 1].map(|_| start(bounded(0).alignment("g", ms(50)), &groups));
     a.batch(&[100]);
@@ -180,7 +180,7 @@ fn a_stream_ahead_of_its_group_pauses() {
 
 #[test]
 fn records_without_timestamps_are_a_clear_error() {
-    let mut t = start(WatermarkStrategy::monotonous(), &AlignmentGroups::default());
+    let mut t = start(WatermarkStrategy::monotonous(), &AlignmentGroups::new(false));
     let e = t.stage.process(&mut Batch { records: vec![1], ..Batch::default() }).unwrap_err();
     assert!(e.message.contains("timestamps(") && e.to_string().contains("times"), "{e}");
     let mut batch = Batch { records: vec![1], timestamps: vec![1], ..Batch::default() };

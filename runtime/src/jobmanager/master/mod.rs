@@ -261,6 +261,9 @@ impl Master {
             }
             let beats = self.registry.connections().map(|c| Action::Send(c, ToTaskManager::Heartbeat));
             self.out.extend(beats);
+            let attempt = self.attempt;
+            let align = |(c, others)| Action::Send(c, ToTaskManager::Alignment { attempt, others });
+            self.out.extend(self.registry.alignment(attempt).into_iter().map(align));
         }
         match &self.phase {
             Phase::Preparing if self.prepare_again.is_some_and(|t| now >= t) => {
