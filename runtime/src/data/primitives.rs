@@ -116,7 +116,7 @@ macro_rules! strings {
                 put_len(out, self.len());
                 out.extend_from_slice(self.as_bytes());
             }
-            #[inline]
+            #[inline(always)] // out of line, the string would go through memory once more
             fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
                 let n = take_len(input)?;
                 let text = std::str::from_utf8(take(input, n)?).map_err(|_| DecodeError::Invalid("a string is not UTF-8"))?;

@@ -24,6 +24,19 @@ impl<T> Batch<T> {
     pub fn with_room() -> Self {
         Self { records: Vec::with_capacity(BATCH_RECORDS), ..Self::default() }
     }
+    /// Hands each record to `f` by value; keeps the room and the columns.
+    ///
+    /// As `records.drain(..)`, but no record goes through an `Option`, where one with a string (whose last byte says `None`)
+    /// would be taken apart and put together again. Collecting a vector's own records, here none, allocates nothing.
+    #[inline]
+    pub fn take_each(&mut self, mut f: impl FnMut(T)) {
+        let records = std::mem::take(&mut self.records).into_iter();
+        let none = records.filter_map(|record| {
+            f(record);
+            None::<T>
+        });
+        self.records = none.collect();
+    }
     pub fn len(&self) -> usize {
         self.records.len()
     }

@@ -110,21 +110,30 @@ impl<T: Data> ExchangeWriter<T> {
                 send_collected(out, sender, metrics)?;
             }
         }
-        for (i, (record, &hash)) in batch.records.drain(..).zip(&batch.hashes).enumerate() {
+        let (hashes, timestamps) = (std::mem::take(&mut batch.hashes), std::mem::take(&mut batch.timestamps));
+        let mut columns = (hashes.iter(), timestamps.iter());
+        let mut result = Ok(());
+        batch.take_each(|record| {
+            let hash = columns.0.next().copied().unwrap_or_default();
             let to = usize::from(target[key_group(hash, groups) as usize]);
             let out = &mut collected[to];
             out.records.push(record);
             out.hashes.push(hash);
-            if timed {
-                out.timestamps.push(batch.timestamps[i]);
+            if timed && let Some(&timestamp) = columns.1.next() {
+                out.timestamps.push(timestamp);
             }
             if out.records.len() >= BATCH_RECORDS {
-                send_collected(out, &mut senders[to], metrics)?;
-                catch_up(*watermark, &mut sent[to], &mut senders[to])?;
+                let sent_full = send_collected(out, &mut senders[to], metrics)
+                    .and_then(|()| catch_up(*watermark, &mut sent[to], &mut senders[to]));
+                if let Err(e) = sent_full {
+                    // the task ends with this: what is still collected is never sent
+                    result = Err(e);
+                }
             }
-        }
+        });
+        (batch.hashes, batch.timestamps) = (hashes, timestamps);
         batch.clear();
-        Ok(())
+        result
     }
 }
 

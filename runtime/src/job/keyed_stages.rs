@@ -76,8 +76,9 @@ impl<T: Data, S: KeySelector<T>, F: Fn(&mut T, T) + Send + 'static> KeyedOperato
     fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<T>) -> Result<()> {
         let Self { selector, f, state } = self;
         // each result takes the place of its record, beside its timestamp: collecting a vector's own records allocates nothing
-        let records = std::mem::take(&mut batch.records).into_iter().zip(&batch.hashes);
-        let reduced = records.map(|(record, &hash)| {
+        let mut hashes = batch.hashes.iter();
+        let reduced = std::mem::take(&mut batch.records).into_iter().map(|record| {
+            let hash = hashes.next().copied().unwrap_or_default();
             let mut first = false;
             let reduced = selector.with_key(&record, |key| {
                 let first = &mut first;
@@ -143,13 +144,17 @@ where
 {
     fn rows<const TIMED: bool>(&mut self, batch: &mut Batch<T>, out: &mut Output<U>) {
         let Self { selector, f, state, .. } = self;
-        for (i, (record, &hash)) in batch.records.drain(..).zip(&batch.hashes).enumerate() {
-            if TIMED {
-                out.set_timestamp(batch.timestamps[i]);
+        let (hashes, timestamps) = (std::mem::take(&mut batch.hashes), std::mem::take(&mut batch.timestamps));
+        let mut columns = (hashes.iter(), timestamps.iter());
+        batch.take_each(|record| {
+            let hash = columns.0.next().copied().unwrap_or_default();
+            if TIMED && let Some(&timestamp) = columns.1.next() {
+                out.set_timestamp(timestamp);
             }
             let value = selector.with_key(&record, |key| state.get_mut_or_default(&KeyRef { hash, key }));
             f(value, record, out);
-        }
+        });
+        (batch.hashes, batch.timestamps) = (hashes, timestamps);
     }
 }
 

@@ -43,11 +43,13 @@ pub struct Scale {
     pub divide: u64,
     /// Size of the word count's text.
     pub megabytes: u64,
+    /// Time between two checkpoints in the rows about them.
+    pub checkpoints: &'static str,
 }
 
-pub const FULL: Scale = Scale { divide: 1, megabytes: 1024 };
-/// For correctness: too short for figures.
-pub const SHORT: Scale = Scale { divide: 50, megabytes: 16 };
+pub const FULL: Scale = Scale { divide: 1, megabytes: 1024, checkpoints: "1s" };
+/// For correctness: too short for figures, and short enough for a debug build.
+pub const SHORT: Scale = Scale { divide: 500, megabytes: 4, checkpoints: "50ms" };
 
 const M: u64 = 1_000_000;
 
@@ -99,7 +101,7 @@ pub fn all(scale: Scale) -> Vec<Workload> {
         ("1 s checkpoints: 1M string keys, p=2", two, M, n(60), 0.72),
         ("1 s checkpoints: 1,000 string keys, 2 processes", Deploy::Processes(2), 1_000, n(200), f64::NAN),
     ] {
-        let run = reduce("reduce-str", records, keys, deploy).with_checkpoints("1s");
+        let run = reduce("reduce-str", records, keys, deploy).with_checkpoints(scale.checkpoints);
         let flink = Some(flink).filter(|f| f.is_finite());
         let (limit, ratio) = (Limit::Unchecked, Ratio::Loss);
         all.push(Workload { row: "5", name, limit, run, ratio, must: 2.0, goal: 1.0, flink, timely: None });
