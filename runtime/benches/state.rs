@@ -4,12 +4,10 @@
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use std::time::{Duration, Instant};
-use weir::checkpoint::handles::StateKind;
+use weir::checkpoint::handles::{FileHandle, StateKind};
 use weir::checkpoint::storage::Storage;
 use weir::data::{HASH_VERSION, Key, State, Str};
-use weir::state::file::{
-    Compression, InMemory, NotDeclared, Piece, ReadAt, SnapshotMeta, WriteOptions, restore, write,
-};
+use weir::state::file::{Compression, NotDeclared, Piece, ReadAt, SnapshotMeta, WriteOptions, restore, write};
 use weir::state::table::SegmentedTable;
 use weir::state::{KeyRef, KeyedTable, ValueState};
 
@@ -156,6 +154,14 @@ struct Account {
     times: (u64, u64, u64),
 }
 
+/// Processor time of all threads, to 10 ms.
+fn process_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |s| s.1).split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
 fn resident(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|l| l.starts_with(field)).unwrap_or_default();
@@ -166,7 +172,9 @@ fn resident(field: &str) -> u64 {
 struct Round {
     froze: Duration,
     took: Duration,
-    size: u64,
+    /// Of all threads, meanwhile.
+    processors: Duration,
+    file: FileHandle,
     updates: u64,
     /// The longest, and one in a hundred, of the batches that ran while the snapshot was written and as long again.
     longest: Duration,
@@ -185,6 +193,7 @@ fn round(
     let start = Instant::now();
     let table = state.freeze();
     let froze = start.elapsed();
+    let cpu = process_time();
     let epoch = table.history().map_or(0, |h| h.epoch);
     let meta = SnapshotMeta {
         operator: "bench".into(),
@@ -199,8 +208,8 @@ fn round(
     let writer = std::thread::spawn(move || {
         let start = Instant::now();
         let written = write(meta, vec![Piece { table, since }], &options, &mut |bytes| file.write(bytes));
-        file.finish().expect("room on the disk");
-        (written.expect("a snapshot"), start.elapsed())
+        written.expect("a snapshot");
+        (file.finish().expect("room on the disk"), start.elapsed())
     });
     let mut batches = Vec::new();
     let (mut i, mut after) = (0, None);
@@ -218,11 +227,12 @@ fn round(
             _ => {}
         }
     }
-    let (written, took) = writer.join().expect("the writer");
+    let (file, took) = writer.join().expect("the writer");
+    let processors = process_time() - cpu;
     batches.sort_unstable();
     let at = |share: usize| batches.get((batches.len() * share / 100).min(batches.len().saturating_sub(1)));
     let (longest, percentile) = (at(100).copied().unwrap_or_default(), at(99).copied().unwrap_or_default());
-    (Round { froze, took, size: written.size, updates: i, longest, percentile }, epoch)
+    (Round { froze, took, processors, file, updates: i, longest, percentile }, epoch)
 }
 
 fn snapshots(k: u64) {
@@ -255,29 +265,30 @@ fn snapshots(k: u64) {
             let (r, epoch) = round(&mut state, &storage, "full", options, None, batch, busy);
             last = epoch;
             println!(
-                "  {compression:?}: freeze {:?}, {} MiB on the disk in {:?}; {} random updates meanwhile and as long again, longest batch of {BATCH} {:?}, one in a hundred {:?}; peak {} MiB",
+                "  {compression:?}: freeze {:?}, {} MiB on the disk in {:?}, {:?} of processors; {} random updates meanwhile and as long again, longest batch of {BATCH} {:?}, one in a hundred {:?}; peak {} MiB",
                 r.froze,
-                r.size >> 20,
+                r.file.size >> 20,
                 r.took,
+                r.processors,
                 r.updates,
                 r.longest,
                 r.percentile,
                 resident("VmHWM")
             );
             if !busy {
-                let file = InMemory {
-                    name: "bench".into(),
-                    bytes: std::fs::read(folder.join("full")).expect("the file").into(),
-                };
+                let open = storage.open_file(&r.file);
+                let file = tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(open);
+                let file = file.expect("the file");
                 for groups in [0..128, 0..64] {
                     let mut again = ValueState::<Str, Account>::new("accounts");
-                    let start = Instant::now();
-                    let files: [&[&dyn ReadAt]; 1] = [&[&file]];
+                    let (start, cpu) = (Instant::now(), process_time());
+                    let files: [&[&dyn ReadAt]; 1] = [&[&*file]];
                     let restored = restore("bench", &groups, 128, NotDeclared::Refuse, &files, &mut [&mut again]);
                     println!(
-                        "    restore of groups {groups:?}: {} entries in {:?}",
+                        "    restore of groups {groups:?}: {} entries in {:?}, {:?} of processors",
                         restored.expect("a restore").entries,
-                        start.elapsed()
+                        start.elapsed(),
+                        process_time() - cpu
                     );
                 }
             }
@@ -289,7 +300,13 @@ fn snapshots(k: u64) {
     for _ in 0..2 {
         (0..k / 100).for_each(|i| touch(&mut state, mix(i)));
         let (r, epoch) = round(&mut state, &storage, "changes", WriteOptions::default(), Some(last), |_, _| {}, false);
-        println!("  changes since the last: freeze {:?}, {} MiB on the disk in {:?}", r.froze, r.size >> 20, r.took);
+        println!(
+            "  changes since the last: freeze {:?}, {} MiB on the disk in {:?}, {:?} of processors",
+            r.froze,
+            r.file.size >> 20,
+            r.took,
+            r.processors
+        );
         last = epoch;
         std::fs::remove_file(folder.join("changes")).ok();
     }

@@ -9,7 +9,8 @@ pub use crate::job::{
     Job, KeyedProcessFunction, KeyedStream, ProcessFunction, RuntimeContext, Stream, Timer, Timers, WatermarkStrategy,
 };
 pub use crate::state::{
-    AggregateFunction, AggregatingState, KeyRef, KeyedTable, ListState, MapState, ReducingState, ValueState,
+    AggregateFunction, AggregatingState, KeyRef, KeyedTable, ListState, MapState, ReducingState, StateTtl, TtlUpdate,
+    TtlVisibility, ValueState,
 };
 pub use serde::{Deserialize, Serialize};
 pub use weir_derive::{Key, Record, State};

@@ -1,6 +1,6 @@
 //! Stages of keyed operators with two inputs: shared state, watermarks of both, restore and snapshot.
 use super::function::RuntimeContext;
-use super::keyed_stages::restore_states;
+use super::keyed_stages::{TtlClock, restore_states};
 use super::stages::{
     check_sides, connect_sides, drain_sides, next_timer, output, poll_sides, runtime_context, signal_sides,
 };
@@ -58,11 +58,17 @@ pub trait CoOperator<A, B>: Send + 'static {
 struct CoStage<A, B, O: CoOperator<A, B>> {
     name: String,
     operator: O,
+    ttl: TtlClock,
     out: Output<O::Out>,
     inputs: PhantomData<fn(A, B)>,
 }
 
 impl<A: Data, B: Data, O: CoOperator<A, B>> CoStage<A, B, O> {
+    fn tell_time(&mut self) {
+        if self.ttl.is_wanted() {
+            self.ttl.tell(self.operator.states());
+        }
+    }
     fn check(&mut self) -> Result<()> {
         check_sides(self.operator.side_outputs())?;
         self.out.check()
@@ -72,17 +78,22 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> CoStage<A, B, O> {
 impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B, O> {
     fn process1(&mut self, batch: &mut Batch<A>) -> Result<()> {
         self.out.begin(!batch.timestamps.is_empty());
+        self.tell_time();
         self.operator.run1(batch, &mut self.out)?;
         batch.clear();
         self.check()
     }
     fn process2(&mut self, batch: &mut Batch<B>) -> Result<()> {
         self.out.begin(!batch.timestamps.is_empty());
+        self.tell_time();
         self.operator.run2(batch, &mut self.out)?;
         batch.clear();
         self.check()
     }
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
+        if self.ttl.precedes(signal) {
+            self.tell_time();
+        }
         match signal {
             Signal::Watermark(w) => self.operator.on_watermark(*w, &mut self.out)?,
             Signal::ProcessingTime(now) => {
@@ -140,9 +151,10 @@ impl<A: Data, B: Data, O: CoOperator<A, B>, M: Fn() -> O + Send + Sync> NodeFact
             restore_states(cx, &mut operator.states())?;
             operator.restore_lists(&restore.lists).map_err(|e| e.at(cx.operator))?;
         }
+        let ttl = TtlClock::start(&cx.clock, operator.states());
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
         connect_sides(operator.side_outputs(), &mut next)?;
         let (name, out) = (cx.operator.to_owned(), output(next.main())?);
-        two_input_task::<A, B>(inputs, CoStage { name, operator, out, inputs: PhantomData::<fn(A, B)> })
+        two_input_task::<A, B>(inputs, CoStage { name, operator, ttl, out, inputs: PhantomData::<fn(A, B)> })
     }
 }

@@ -6,7 +6,7 @@ use super::stages::{
 use super::timers::Timers;
 use crate::data::{Data, Key};
 use crate::dataflow::factory::{AnyStage, BuildContext, Consumers, NodeFactory};
-use crate::dataflow::{AnySideOutput, Batch, Output, Signal, Stage};
+use crate::dataflow::{AnySideOutput, Batch, Clock, Output, Signal, Stage};
 use crate::error::{Error, ErrorCode, Result};
 use crate::state::file::{self, NotDeclared, ReadAt};
 use crate::state::{KeyRef, KeyedTable, ValueState};
@@ -229,22 +229,56 @@ pub(super) fn check_timers<K: Key>(timers: Option<String>, states: Vec<&mut dyn 
     }
 }
 
+/// The clock, for operators with states whose entries expire: read once for a batch.
+pub(super) struct TtlClock(Option<Clock>);
+
+impl TtlClock {
+    /// Also tells the time for the first time.
+    pub fn start<K: Key>(clock: &Clock, states: Vec<&mut dyn KeyedTable<K>>) -> Self {
+        let this = Self(states.iter().any(|s| s.ages()).then(|| clock.clone()));
+        this.tell(states);
+        this
+    }
+    /// Some state wants to know.
+    pub fn is_wanted(&self) -> bool {
+        self.0.is_some()
+    }
+    pub fn tell<K: Key>(&self, states: Vec<&mut dyn KeyedTable<K>>) {
+        if let Some(clock) = &self.0 {
+            let now = clock.now_ms();
+            states.into_iter().for_each(|s| s.tick(now));
+        }
+    }
+    /// Before this signal functions may read their states, or the states are frozen.
+    pub fn precedes(&self, signal: &Signal<'_>) -> bool {
+        use Signal::{Barrier, EndOfInput, ProcessingTime, Watermark};
+        self.is_wanted() && matches!(signal, Watermark(_) | ProcessingTime(_) | EndOfInput | Barrier { .. })
+    }
+}
+
 struct KeyedStage<T, O: KeyedOperator<T>> {
     name: String,
     operator: O,
     out: Output<O::Out>,
+    ttl: TtlClock,
 }
 
 impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
     fn process(&mut self, batch: &mut Batch<T>) -> Result<()> {
         debug_assert_eq!(batch.records.len(), batch.hashes.len());
         self.out.begin(!batch.timestamps.is_empty());
+        if self.ttl.is_wanted() {
+            self.ttl.tell(self.operator.states());
+        }
         self.operator.run(batch, &mut self.out)?;
         batch.clear();
         check_sides(self.operator.side_outputs())?;
         self.out.check()
     }
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
+        if self.ttl.precedes(signal) {
+            self.ttl.tell(self.operator.states());
+        }
         match signal {
             Signal::Watermark(w) => self.operator.on_watermark(*w, &mut self.out)?,
             Signal::ProcessingTime(now) => {
@@ -289,9 +323,10 @@ impl<T: Data, O: KeyedOperator<T>, M: Fn() -> O + Send + Sync> NodeFactory for K
         if cx.restore.is_some() {
             restore_states(cx, &mut operator.states())?;
         }
+        let ttl = TtlClock::start(&cx.clock, operator.states());
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
         connect_sides(operator.side_outputs(), &mut next)?;
-        let stage = KeyedStage::<T, O> { name: cx.operator.to_owned(), operator, out: output(next.main())? };
+        let stage = KeyedStage::<T, O> { name: cx.operator.to_owned(), operator, out: output(next.main())?, ttl };
         Ok(AnyStage::new::<T>(Box::new(stage)))
     }
 }

@@ -26,6 +26,11 @@ impl<K: Key, V: Data> Named<K, V> {
         Box::new(Frozen { descriptor: self.descriptor.clone(), segments: self.table.freeze() })
     }
 
+    /// As [`Self::freeze`], without what `keep` says no to.
+    pub fn freeze_only(&mut self, keep: Arc<dyn Fn(&V) -> bool + Send + Sync>) -> Box<dyn FrozenTable> {
+        Box::new(Frozen { descriptor: self.descriptor.clone(), segments: self.table.freeze().only(keep) })
+    }
+
     pub fn restore(&mut self, target: &RestoreTarget<'_>, entry: RawEntry<'_>) -> Result<bool, EntryError> {
         take(&mut self.table, |_| true, target, entry)
     }

@@ -5,9 +5,17 @@
 //! hashed twice. References into a state stay valid until the next access to it.
 //!
 //! State by namespace (the panes of windows) is in [`super::panes`]: a table for each.
+mod list;
+mod map;
+mod value;
+
+pub use list::ListState;
+pub use map::MapState;
+pub use value::ValueState;
+
 use super::frozen::{EntryError, Named, RawEntry, RestoreShard, RestoreTarget};
-use super::key_map::KeyMap;
 use super::snapshot::FrozenTable;
+use super::ttl::Aging;
 use crate::checkpoint::handles::{StateDescriptor, StateKind};
 use crate::data::{Data, Key};
 use std::ops::Range;
@@ -50,6 +58,12 @@ pub trait KeyedTable<K: Key>: Send {
     fn adopt(&mut self, _shards: Vec<Box<dyn RestoreShard>>) {}
     /// Everything is restored; called once.
     fn restored(&mut self) {}
+    /// Its entries expire: it wants to be told the time.
+    fn ages(&self) -> bool {
+        false
+    }
+    /// The time is this, ms since the Unix epoch; called before each batch and before the state is frozen.
+    fn tick(&mut self, _now: i64) {}
     /// Number of keys.
     fn len(&self) -> usize;
     fn is_empty(&self) -> bool {
@@ -58,6 +72,84 @@ pub trait KeyedTable<K: Key>: Send {
     /// Removes every key.
     fn clear_all(&mut self);
 }
+
+/// The table of a state whose entries live for ever, or for some time.
+enum Kept<K, P, T, R> {
+    Plain(Named<K, P>),
+    Timed(Box<Aging<K, T, R>>),
+}
+
+/// The same for either table; `$table` is a `Named`.
+macro_rules! either {
+    ($kept:expr, $table:ident => $do:expr) => {
+        match $kept {
+            Kept::Plain($table) => $do,
+            Kept::Timed(aging) => {
+                let $table = &aging.named;
+                $do
+            }
+        }
+    };
+    (mut $kept:expr, $table:ident => $do:expr) => {
+        match $kept {
+            Kept::Plain($table) => $do,
+            Kept::Timed(aging) => {
+                let $table = &mut aging.named;
+                $do
+            }
+        }
+    };
+}
+use either;
+
+/// [`KeyedTable`] of a state with [`Kept`]; `$touch` says what a read does to a value.
+macro_rules! kept_table {
+    ($state:ident, [$($p:ident: $bound:tt)+], $touch:expr) => {
+        impl<K: Key $(, $p: $bound)+> KeyedTable<K> for $state<K $(, $p)+> {
+            fn descriptor(&self) -> &StateDescriptor {
+                either!(&self.kept, t => &t.descriptor)
+            }
+            fn freeze(&mut self) -> Box<dyn FrozenTable> {
+                match &mut self.kept {
+                    Kept::Plain(t) => t.freeze(),
+                    Kept::Timed(aging) => {
+                        aging.apply_reads($touch);
+                        let keep = aging.keep();
+                        aging.named.freeze_only(keep)
+                    }
+                }
+            }
+            fn restore(&mut self, target: &RestoreTarget<'_>, entry: RawEntry<'_>) -> Result<bool, EntryError> {
+                either!(mut &mut self.kept, t => t.restore(target, entry))
+            }
+            fn shards(&self, groups: &Range<u32>, max_parallelism: u32, least: usize) -> Vec<Box<dyn RestoreShard>> {
+                either!(&self.kept, t => t.shards(groups, max_parallelism, least))
+            }
+            fn adopt(&mut self, shards: Vec<Box<dyn RestoreShard>>) {
+                either!(mut &mut self.kept, t => t.adopt(shards));
+            }
+            fn len(&self) -> usize {
+                either!(&self.kept, t => t.table.len())
+            }
+            fn clear_all(&mut self) {
+                match &mut self.kept {
+                    Kept::Plain(t) => t.table.clear(),
+                    Kept::Timed(aging) => aging.clear(),
+                }
+            }
+            fn ages(&self) -> bool {
+                matches!(self.kept, Kept::Timed(_))
+            }
+            fn tick(&mut self, now: i64) {
+                if let Kept::Timed(aging) = &mut self.kept {
+                    aging.apply_reads($touch);
+                    aging.advance(now);
+                }
+            }
+        }
+    };
+}
+use kept_table;
 
 macro_rules! keyed_table {
     ($state:ident, $([$p:ident: $($bound:tt)+])+) => {
@@ -86,146 +178,8 @@ macro_rules! keyed_table {
         }
     };
 }
-keyed_table!(ValueState, [V: Data]);
-keyed_table!(ListState, [T: Data]);
-keyed_table!(MapState, [MK: Key] [MV: Data]);
 keyed_table!(ReducingState, [V: Data] [F: FnMut(&mut V, V) + Send]);
 keyed_table!(AggregatingState, [A: AggregateFunction]);
-
-/// One value per key.
-pub struct ValueState<K, V> {
-    inner: Named<K, V>,
-}
-
-impl<K: Key, V: Data> ValueState<K, V> {
-    pub fn new(name: impl Into<String>) -> Self {
-        Self { inner: Named::new(name, StateKind::Value) }
-    }
-    #[inline]
-    pub fn get(&self, key: &KeyRef<'_, K>) -> Option<&V> {
-        self.inner.table.get(key.hash, key.key)
-    }
-    #[inline]
-    pub fn get_mut(&mut self, key: &KeyRef<'_, K>) -> Option<&mut V> {
-        self.inner.table.get_mut(key.hash, key.key)
-    }
-    /// The value, which is first set to its default if there is none.
-    #[inline]
-    pub fn get_mut_or_default(&mut self, key: &KeyRef<'_, K>) -> &mut V
-    where
-        V: Default,
-    {
-        self.inner.table.upsert(key.hash, key.key)
-    }
-    #[inline]
-    pub fn get_mut_or_insert_with(&mut self, key: &KeyRef<'_, K>, new: impl FnOnce() -> V) -> &mut V {
-        self.inner.table.upsert_with(key.hash, key.key, new)
-    }
-    /// Sets the value.
-    #[inline]
-    pub fn update(&mut self, key: &KeyRef<'_, K>, value: V) {
-        self.inner.table.insert(key.hash, key.key, value);
-    }
-    /// Removes the value and returns it.
-    pub fn take(&mut self, key: &KeyRef<'_, K>) -> Option<V> {
-        self.inner.table.remove(key.hash, key.key)
-    }
-    pub fn clear(&mut self, key: &KeyRef<'_, K>) {
-        self.inner.table.remove(key.hash, key.key);
-    }
-}
-
-/// A list per key, in the order of adding. A key without elements takes no room.
-pub struct ListState<K, T> {
-    inner: Named<K, Vec<T>>,
-}
-
-impl<K: Key, T: Data> ListState<K, T> {
-    pub fn new(name: impl Into<String>) -> Self {
-        Self { inner: Named::new(name, StateKind::List) }
-    }
-    #[inline]
-    pub fn get(&self, key: &KeyRef<'_, K>) -> &[T] {
-        self.inner.table.get(key.hash, key.key).map_or(&[], Vec::as_slice)
-    }
-    #[inline]
-    pub fn add(&mut self, key: &KeyRef<'_, K>, element: T) {
-        self.inner.table.upsert(key.hash, key.key).push(element);
-    }
-    pub fn add_all(&mut self, key: &KeyRef<'_, K>, elements: impl IntoIterator<Item = T>) {
-        let mut elements = elements.into_iter().peekable();
-        if elements.peek().is_some() {
-            self.inner.table.upsert(key.hash, key.key).extend(elements);
-        }
-    }
-    /// Replaces the list.
-    pub fn update(&mut self, key: &KeyRef<'_, K>, elements: Vec<T>) {
-        if elements.is_empty() {
-            self.inner.table.remove(key.hash, key.key);
-        } else {
-            self.inner.table.insert(key.hash, key.key, elements);
-        }
-    }
-    /// Removes the list and returns it.
-    pub fn take(&mut self, key: &KeyRef<'_, K>) -> Vec<T> {
-        self.inner.table.remove(key.hash, key.key).unwrap_or_default()
-    }
-    pub fn clear(&mut self, key: &KeyRef<'_, K>) {
-        self.inner.table.remove(key.hash, key.key);
-    }
-}
-
-/// A map per key. A key without entries takes no room.
-pub struct MapState<K, MK, MV> {
-    inner: Named<K, KeyMap<MK, MV>>,
-}
-
-impl<K: Key, MK: Key, MV: Data> MapState<K, MK, MV> {
-    pub fn new(name: impl Into<String>) -> Self {
-        Self { inner: Named::new(name, StateKind::Map) }
-    }
-    #[inline]
-    pub fn get(&self, key: &KeyRef<'_, K>, entry: &MK) -> Option<&MV> {
-        self.map(key)?.get(entry)
-    }
-    pub fn get_mut(&mut self, key: &KeyRef<'_, K>, entry: &MK) -> Option<&mut MV> {
-        self.inner.table.get_mut(key.hash, key.key)?.get_mut(entry)
-    }
-    pub fn get_mut_or_default(&mut self, key: &KeyRef<'_, K>, entry: &MK) -> &mut MV
-    where
-        MV: Default,
-    {
-        self.inner.table.upsert(key.hash, key.key).get_mut_or_default(entry)
-    }
-    /// Sets an entry and returns the value before.
-    pub fn put(&mut self, key: &KeyRef<'_, K>, entry: MK, value: MV) -> Option<MV> {
-        self.inner.table.upsert(key.hash, key.key).insert(entry, value)
-    }
-    pub fn remove(&mut self, key: &KeyRef<'_, K>, entry: &MK) -> Option<MV> {
-        self.get(key, entry)?; // absent: a shared segment stays shared
-        let map = self.inner.table.get_mut(key.hash, key.key)?;
-        let removed = map.remove(entry);
-        if map.is_empty() {
-            self.inner.table.remove(key.hash, key.key);
-        }
-        removed
-    }
-    /// The whole map of the key.
-    pub fn map(&self, key: &KeyRef<'_, K>) -> Option<&KeyMap<MK, MV>> {
-        self.inner.table.get(key.hash, key.key)
-    }
-    /// All keys with their maps, in no useful order.
-    pub fn all(&self) -> impl Iterator<Item = (&K, &KeyMap<MK, MV>)> {
-        self.inner.table.iter()
-    }
-    /// Entries of the key in no useful order.
-    pub fn iter(&self, key: &KeyRef<'_, K>) -> impl Iterator<Item = (&MK, &MV)> {
-        self.map(key).into_iter().flat_map(KeyMap::iter)
-    }
-    pub fn clear(&mut self, key: &KeyRef<'_, K>) {
-        self.inner.table.remove(key.hash, key.key);
-    }
-}
 
 /// One value per key, into which each added one is reduced.
 pub struct ReducingState<K, V, F = fn(&mut V, V)> {

@@ -38,9 +38,12 @@ impl<K: Key, V> KeyMap<K, V> {
     where
         V: Default,
     {
+        self.get_mut_or_insert_with(key, V::default)
+    }
+    pub fn get_mut_or_insert_with(&mut self, key: &K, new: impl FnOnce() -> V) -> &mut V {
         match self.0.entry(key.key_hash(), |e| e.0 == *key, |e| e.0.key_hash()) {
             Entry::Occupied(e) => &mut e.into_mut().1,
-            Entry::Vacant(e) => &mut e.insert((key.clone(), V::default())).into_mut().1,
+            Entry::Vacant(e) => &mut e.insert((key.clone(), new())).into_mut().1,
         }
     }
     pub fn remove(&mut self, key: &K) -> Option<V> {

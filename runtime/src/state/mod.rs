@@ -6,9 +6,11 @@ pub mod key_map;
 pub mod panes;
 pub mod snapshot;
 pub mod table;
+pub mod ttl;
 
 pub use handles::{
     AggregateFunction, AggregatingState, KeyRef, KeyedTable, ListState, MapState, ReducingState, ValueState,
 };
 pub use key_map::KeyMap;
 pub use panes::{KeyGroupMark, PaneState, RestoredMarks};
+pub use ttl::{StateTtl, TtlUpdate, TtlVisibility};

@@ -40,7 +40,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// The least and the most buckets of a full segment, and the bytes that decide between them. A split moves half a
 /// segment's entries within one write, a freeze takes time by the number of segments.
 const BUCKETS: (usize, usize) = (512, 4096);
-const SEGMENT_BYTES: usize = 128 << 10;
+const SEGMENT_BYTES: usize = 256 << 10;
 
 /// The directory may have this many slots per segment, so that keys with equal prefixes cannot blow it up. Also the share
 /// of the hashes that one subtask of many owns needs such room: its segments begin at a depth of log2(parallelism).
@@ -233,6 +233,17 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
             self.note_removed(at, hash, slot.key);
         }
         Some(slot.value)
+    }
+
+    /// Removes `key`.
+    pub fn discard(&mut self, hash: u64, key: &K) {
+        self.remove(hash, key);
+    }
+
+    /// Keys of a segment whose values are such, with their hashes.
+    pub fn find_in_segment(&self, segment: usize, such: impl Fn(&V) -> bool) -> Vec<(u64, K)> {
+        let slots = self.segments.get(segment).into_iter().flat_map(Segment::slots).filter(|s| such(&s.value));
+        slots.map(|s| (s.key.key_hash(), s.key.clone())).collect()
     }
 
     fn note_removed(&mut self, at: usize, hash: u64, key: K) {

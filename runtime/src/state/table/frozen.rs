@@ -25,7 +25,11 @@ pub struct FrozenSegments<K, V> {
     parts: VecDeque<Part<K, V>>,
     len: usize,
     history: History,
+    keep: Option<Keep<V>>,
 }
+
+/// Which values a snapshot keeps.
+type Keep<V> = Arc<dyn Fn(&V) -> bool + Send + Sync>;
 
 /// A segment and the hashes that belong into it.
 pub(super) struct Part<K, V> {
@@ -36,7 +40,12 @@ pub(super) struct Part<K, V> {
 
 impl<K: Key, V: Data> FrozenSegments<K, V> {
     pub(super) fn new(parts: Vec<Part<K, V>>, len: usize, history: History) -> Self {
-        Self { parts: parts.into(), len, history }
+        Self { parts: parts.into(), len, history, keep: None }
+    }
+    /// Leaves out what is not such. [`Self::len`] counts it still.
+    #[must_use]
+    pub fn only(self, keep: Keep<V>) -> Self {
+        Self { keep: Some(keep), ..self }
     }
     /// Number of entries.
     pub fn len(&self) -> usize {
@@ -58,7 +67,7 @@ impl<K: Key, V: Data> FrozenSegments<K, V> {
             n += part.layers.bottom.table.len();
             parts.push_back(part);
         }
-        (!parts.is_empty()).then(|| Self { parts, len: n, history: self.history.clone() })
+        (!parts.is_empty()).then(|| Self { parts, len: n, history: self.history.clone(), keep: self.keep.clone() })
     }
     #[cfg(test)]
     pub(super) fn parts(&self) -> impl Iterator<Item = &Part<K, V>> {
@@ -67,16 +76,16 @@ impl<K: Key, V: Data> FrozenSegments<K, V> {
 
     /// Visits all entries in order of key group, and lets go of each segment as soon as it was visited.
     pub fn for_each(self, max_parallelism: u32, visit: &mut dyn FnMut(u32, &K, &V) -> Result<()>) -> Result<()> {
-        self.parts
-            .into_iter()
-            .try_for_each(|p| p.for_each(max_parallelism, None, &mut |g, s| visit(g, &s.key, &s.value)))
+        self.parts.into_iter().try_for_each(|p| {
+            p.for_each(max_parallelism, None, self.keep.as_ref(), &mut |g, s| visit(g, &s.key, &s.value))
+        })
     }
 
     /// Writes all entries, or those written after the freeze of epoch `since` and the keys removed after it. Lets go of
     /// each segment as soon as it is written, so that the live table can have it back.
     pub fn encode(self, max_parallelism: u32, since: Option<u32>, out: &mut BlockWriter<'_>) -> Result<()> {
         for part in self.parts {
-            part.encode(max_parallelism, since, out)?;
+            part.encode(max_parallelism, since, self.keep.as_ref(), out)?;
         }
         out.end_run()
     }
@@ -108,20 +117,29 @@ impl<K: Key, V: Data> Part<K, V> {
         &self,
         max_parallelism: u32,
         since: Option<u32>,
+        keep: Option<&Keep<V>>,
         visit: &mut impl FnMut(u32, &Slot<K, V>) -> Result<()>,
     ) -> Result<()> {
         let first = key_group(self.first_hash, max_parallelism);
+        let slots = self.slots(since).filter(|s| keep.is_none_or(|keep| keep(&s.value)));
         if first == key_group(self.last_hash, max_parallelism) {
-            return self.slots(since).try_for_each(|s| visit(first, s));
+            let mut slots = slots;
+            return slots.try_for_each(|s| visit(first, s));
         }
         let group = |s: &Slot<K, V>| key_group(s.key.key_hash(), max_parallelism);
-        let mut all: Vec<_> = self.slots(since).map(|s| (group(s), s)).collect();
+        let mut all: Vec<_> = slots.map(|s| (group(s), s)).collect();
         all.sort_unstable_by_key(|s| s.0);
         all.into_iter().try_for_each(|(g, s)| visit(g, s))
     }
 
-    fn encode(self, max_parallelism: u32, since: Option<u32>, out: &mut BlockWriter<'_>) -> Result<()> {
-        self.for_each(max_parallelism, since, &mut |group, s| out.entry(group, &s.key, &s.value))?;
+    fn encode(
+        self,
+        max_parallelism: u32,
+        since: Option<u32>,
+        keep: Option<&Keep<V>>,
+        out: &mut BlockWriter<'_>,
+    ) -> Result<()> {
+        self.for_each(max_parallelism, since, keep, &mut |group, s| out.entry(group, &s.key, &s.value))?;
         if let Some(since) = since {
             self.removed(since).for_each(|key| out.removed(key_group(key.key_hash(), max_parallelism), key));
         }
