@@ -1,8 +1,8 @@
 //! Pure: the deletion of a job. It always finishes, and says what was kept: `Cancelling -> Removing -> Released`.
 use super::plan::Planner;
 use crate::build::Role;
-use crate::crd::status::{Deletion, DeletionStep, Millis};
-use weir_api::config::Retention;
+use crate::crd::status::{Deletion, DeletionStep, Deployed, Millis, SavepointRef};
+use weir_api::config::{CheckpointConfig, Retention};
 use weir_api::rest::{JobManagerPhase, TerminalInfo};
 
 /// How long the jobmanager may take to cancel the job and apply the retention policy.
@@ -35,6 +35,7 @@ fn cancelling(p: &mut Planner<'_>, mut d: Deletion) -> bool {
             return false;
         }
         Outcome::Cancelled(t) => what_is_kept(&t),
+        Outcome::Over(kept) => kept,
         Outcome::NotCancelled(why) => not_cancelled(p, &why),
     };
     p.note("Removing", kept.clone());
@@ -47,17 +48,21 @@ fn cancelling(p: &mut Planner<'_>, mut d: Deletion) -> bool {
 enum Outcome {
     Wait(Millis),
     Cancelled(TerminalInfo),
-    /// Nothing could or had to be cancelled: why.
+    /// There was nothing to cancel: what is left.
+    Over(String),
+    /// Nothing could be cancelled: why.
     NotCancelled(String),
 }
 
 fn outcome(p: &Planner<'_>, since: Millis) -> Outcome {
     let Some(deployed) = &p.status.deployed else { return Outcome::NotCancelled("the job was never started".into()) };
-    if deployed.suspended.is_some() {
-        return Outcome::NotCancelled("the job was suspended".into());
+    if let Some(s) = &deployed.suspended {
+        return Outcome::Over(suspended(p, deployed, s));
     }
     if let Some(e) = &deployed.ended {
-        return Outcome::NotCancelled(format!("the job had ended ({:?})", e.status));
+        let kept =
+            if e.kept.is_empty() { "no snapshot was kept".into() } else { format!("kept: {}", e.kept.join(", ")) };
+        return Outcome::Over(format!("the job had ended ({:?}); {kept}", e.status));
     }
     // in an upgrade either side may hold the claim
     let candidates = [
@@ -93,6 +98,25 @@ fn outcome(p: &Planner<'_>, since: Millis) -> Outcome {
     }
 }
 
+/// Nobody is left who could cancel a suspended job, and it was stopped to be resumed: what it resumes from stays under every policy.
+fn suspended(p: &Planner<'_>, d: &Deployed, from: &SavepointRef) -> String {
+    let Some(folder) = folder(p, &d.spec.checkpoint) else {
+        return "the job was suspended; it had no checkpoint storage".into();
+    };
+    let what = if from.path.is_empty() { "its latest checkpoint".into() } else { format!("savepoint {}", from.path) };
+    let reach = match d.spec.checkpoint.retention {
+        Retention::RetainOnCancellation => String::new(),
+        r => format!("; retention {r:?} does not reach a suspended job: to start new, remove {folder}"),
+    };
+    format!("the job was suspended; kept: {what}, from which a StreamJob of this name goes on{reach}")
+}
+
+/// The job's folder in its storage.
+fn folder(p: &Planner<'_>, checkpoint: &CheckpointConfig) -> Option<String> {
+    let storage = checkpoint.storage.as_ref()?;
+    Some(format!("{}/{}/{}", storage.trim_end_matches('/'), p.job.namespace, p.job.name))
+}
+
 /// After the jobmanager has recorded the end.
 pub(super) fn what_is_kept(t: &TerminalInfo) -> String {
     match t.kept.is_empty() {
@@ -103,8 +127,7 @@ pub(super) fn what_is_kept(t: &TerminalInfo) -> String {
 
 fn not_cancelled(p: &Planner<'_>, why: &str) -> String {
     let checkpoint = &p.status.deployed.as_ref().map_or(p.job.spec, |d| &d.spec).checkpoint;
-    let Some(storage) = &checkpoint.storage else { return format!("{why}; it had no checkpoint storage") };
-    let folder = format!("{}/{}/{}", storage.trim_end_matches('/'), p.job.namespace, p.job.name);
+    let Some(folder) = folder(p, checkpoint) else { return format!("{why}; it had no checkpoint storage") };
     if p.status.deployed.is_none() {
         return why.into();
     }

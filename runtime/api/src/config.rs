@@ -23,13 +23,15 @@ pub const DEFAULT_TASKMANAGER_HTTP_PORT: u16 = 8082;
 pub const MAX_MAX_PARALLELISM: u32 = 32_768;
 
 /// What happens to the checkpoints when the job ends for good (Flink's meaning per terminal state, except that a
-/// completed stop keeps the last checkpoint too, and that SIGTERM is never a cancellation).
+/// completed stop keeps the last checkpoint too, and that SIGTERM is never a cancellation). Savepoints are never removed. A
+/// suspended job has been stopped to be resumed: to delete its resource then is no cancellation, for no process is left that
+/// could record one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Retention {
     /// Kept when the job is cancelled, deleted or fails; removed when it finishes by itself.
     #[default]
     RetainOnCancellation,
-    /// Removed when the job is cancelled or deleted; kept when it fails.
+    /// Removed when the job is cancelled, or deleted while it runs; kept when it fails or is stopped.
     DeleteOnCancellation,
     /// Removed at every end of the job.
     NeverRetain,
@@ -67,7 +69,10 @@ pub struct CheckpointConfig {
     /// How many completed checkpoints are kept.
     #[schemars(range(min = 1, max = 1000))]
     pub retained: u32,
-    /// What happens to the checkpoints when the job ends.
+    /// What happens to the checkpoints when the job ends. RetainOnCancellation (if absent): removed when it finishes, else kept.
+    /// DeleteOnCancellation: removed also when it is cancelled, or deleted while it runs. NeverRetain: removed at every end. Savepoints are
+    /// never removed. A StreamJob that is deleted while it is suspended leaves what it would have resumed from, whatever is written here,
+    /// and one of the same name goes on from there: to start new, remove its folder in the storage.
     pub retention: Retention,
     /// Guarantee: ExactlyOnce or AtLeastOnce.
     pub mode: CheckpointMode,

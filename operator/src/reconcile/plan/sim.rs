@@ -76,6 +76,8 @@ pub struct Sim {
     /// The job ends by itself at this length of the log.
     pub finishes_at: Option<usize>,
     pub invalid: Option<String>,
+    /// What the job's end keeps.
+    pub kept: Vec<String>,
     /// Pods that are deleted stay.
     pub hangs: bool,
     /// This version of the operator cannot read the object any more.
@@ -117,6 +119,7 @@ impl Sim {
             savepoints_fail: 0,
             finishes_at: None,
             invalid: None,
+            kept: vec!["/c/kept".into()],
             hangs: false,
             unreadable: false,
             problems: Vec::new(),
@@ -552,7 +555,7 @@ impl Sim {
             terminal: terminal.map(|status| TerminalInfo {
                 status,
                 log_index: None,
-                kept: vec!["/c/kept".into()],
+                kept: self.kept.clone(),
                 reason: String::new(),
                 at: 0,
             }),

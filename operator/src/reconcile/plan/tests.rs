@@ -502,11 +502,38 @@ fn an_ignored_change_is_ready_at_once_and_touches_nothing() {
 
 #[test]
 fn a_suspended_job_keeps_its_savepoint_and_finishes_its_deletion() {
-    let mut s = Sim::running(json!({}));
-    s.edit(json!({"state": "Suspended"}));
-    s.settle();
-    assert_eq!(s.stored.deployed.as_ref().unwrap().suspended.as_ref().unwrap().path, format!("/c/{}", s.stops()[0]));
-    s.delete();
-    s.settle();
-    assert!(!s.finalizer);
+    for (retention, reach) in [
+        ("RetainOnCancellation", ""),
+        (
+            "DeleteOnCancellation",
+            "; retention DeleteOnCancellation does not reach a suspended job: to start new, remove file:///c/ns/job",
+        ),
+    ] {
+        let mut s = Sim::running(json!({"checkpoint": {"retention": retention}}));
+        s.edit(json!({"state": "Suspended"}));
+        s.settle();
+        let savepoint = format!("/c/{}", s.stops()[0]);
+        assert_eq!(s.stored.deployed.as_ref().unwrap().suspended.as_ref().unwrap().path, savepoint);
+        s.delete();
+        s.settle();
+        assert!(!s.finalizer);
+        let kept = &s.stored.deletion.as_ref().unwrap().kept;
+        let words = "from which a StreamJob of this name goes on";
+        assert_eq!(*kept, format!("the job was suspended; kept: savepoint {savepoint}, {words}{reach}"));
+    }
+}
+
+#[test]
+fn deletion_of_a_job_that_had_ended_says_what_its_end_kept() {
+    for (kept, says) in [(vec![], "no snapshot was kept"), (vec!["/c/kept".to_owned()], "kept: /c/kept")] {
+        let mut s = Sim::running(json!({"checkpoint": {"retention": "DeleteOnCancellation"}}));
+        s.finishes_at = Some(s.log.len() + 1);
+        s.kept = kept;
+        s.settle();
+        assert_eq!(s.stored.phase.as_str(), "Finished");
+        s.delete();
+        s.settle();
+        assert!(!s.finalizer);
+        assert_eq!(s.stored.deletion.as_ref().unwrap().kept, format!("the job had ended (Finished); {says}"));
+    }
 }
