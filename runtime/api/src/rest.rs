@@ -141,6 +141,13 @@ pub struct JobOverview {
     pub last_modification: Millis,
     /// Number of tasks by state in small letters, and `total`.
     pub tasks: BTreeMap<String, u32>,
+    #[serde(rename = "jobType")]
+    pub job_type: String,
+    #[serde(rename = "schedulerType")]
+    pub scheduler_type: String,
+    /// Always 0: the whole graph is known before the job starts.
+    #[serde(rename = "pending-operators")]
+    pub pending_operators: u32,
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

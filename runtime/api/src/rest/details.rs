@@ -35,6 +35,11 @@ pub struct JobDetails {
     pub state: JobState,
     #[serde(rename = "job-type")]
     pub job_type: String,
+    #[serde(rename = "schedulerType")]
+    pub scheduler_type: String,
+    /// The job's own id: an application has one job here.
+    #[serde(rename = "application-id")]
+    pub application_id: String,
     #[serde(rename = "start-time")]
     pub start_time: Millis,
     #[serde(rename = "end-time")]
@@ -49,6 +54,9 @@ pub struct JobDetails {
     #[serde(rename = "status-counts")]
     pub status_counts: BTreeMap<String, u32>,
     pub plan: JobPlan,
+    /// Always null: `plan` is all there is.
+    #[serde(rename = "stream-graph")]
+    pub stream_graph: Option<JobPlan>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -180,28 +188,72 @@ pub struct MetricValue {
 }
 
 /// `GET /taskmanagers`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskManagers {
     pub taskmanagers: Vec<TaskManagerInfo>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskManagerInfo {
     pub id: String,
     /// Address of its data connections.
     pub path: String,
     pub data_port: u16,
+    /// -1: there is no JMX.
+    pub jmx_port: i32,
     /// When it was heard of last.
     pub time_since_last_heartbeat: Millis,
     pub slots_number: u32,
     pub free_slots: u32,
     pub assigned_tasks: u32,
+    pub total_resource: ResourceProfile,
+    pub free_resource: ResourceProfile,
+    pub hardware: Hardware,
+    pub memory_configuration: MemoryConfiguration,
     pub blocked: bool,
     /// Resident memory of the process in bytes (ours).
     pub resident_bytes: u64,
     /// Process id (ours).
     pub pid: u32,
+}
+
+/// What a taskmanager's slots are made of. Memory is not divided up here: all 0.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceProfile {
+    pub cpu_cores: f64,
+    pub task_heap_memory: u64,
+    pub task_off_heap_memory: u64,
+    pub managed_memory: u64,
+    pub network_memory: u64,
+    pub extended_resources: BTreeMap<String, f64>,
+}
+
+/// A taskmanager's machine: not looked at, all 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hardware {
+    pub cpu_cores: u32,
+    pub physical_memory: u64,
+    pub free_memory: u64,
+    pub managed_memory: u64,
+}
+
+/// Flink's division of a process's memory: there is none here, all 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryConfiguration {
+    pub framework_heap: u64,
+    pub task_heap: u64,
+    pub framework_off_heap: u64,
+    pub task_off_heap: u64,
+    pub network_memory: u64,
+    pub managed_memory: u64,
+    pub jvm_metaspace: u64,
+    pub jvm_overhead: u64,
+    pub total_flink_memory: u64,
+    pub total_process_memory: u64,
 }
 
 /// `GET /jobs/:id/checkpoints`
@@ -225,16 +277,26 @@ pub struct CheckpointCounts {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointSummary {
-    pub checkpointed_size: MinMaxAvg,
-    pub state_size: MinMaxAvg,
-    pub end_to_end_duration: MinMaxAvg,
+    pub checkpointed_size: Statistics,
+    pub state_size: Statistics,
+    pub end_to_end_duration: Statistics,
+    /// Always 0, as the two below: nothing is buffered while barriers are aligned.
+    pub alignment_buffered: Statistics,
+    pub processed_data: Statistics,
+    pub persisted_data: Statistics,
 }
 
+/// Of all completed checkpoints; the percentiles of those in the history. 0 while there are none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MinMaxAvg {
+pub struct Statistics {
     pub min: u64,
     pub max: u64,
     pub avg: u64,
+    pub p50: u64,
+    pub p90: u64,
+    pub p95: u64,
+    pub p99: u64,
+    pub p999: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -291,12 +353,18 @@ pub struct CheckpointInfo {
 }
 
 /// A vertex's part of a checkpoint.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskCheckpoint {
     pub id: u64,
+    /// COMPLETED, IN_PROGRESS or FAILED: the checkpoint's, unless all subtasks have acknowledged.
+    pub status: String,
     pub latest_ack_timestamp: Millis,
+    pub checkpointed_size: u64,
     pub state_size: u64,
     pub end_to_end_duration: u64,
+    pub alignment_buffered: u64,
+    pub processed_data: u64,
+    pub persisted_data: u64,
     pub num_subtasks: u64,
     pub num_acknowledged_subtasks: u64,
     /// Longest over the subtasks; milliseconds.

@@ -3,8 +3,8 @@ use crate::error::Error;
 use std::collections::VecDeque;
 use weir_api::rest::Millis;
 
-/// Exceptions that are remembered.
-const CAPACITY: usize = 32;
+/// Exceptions that are remembered, as in Flink.
+const CAPACITY: usize = 16;
 
 /// Where a failure came from; empty where it does not apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

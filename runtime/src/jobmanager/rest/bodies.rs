@@ -14,6 +14,9 @@ use weir_api::rest::{JobIdStatus, JobIds, JobOverview, JobsOverview, Millis, Ove
 use weir_api::status::{JobState, TaskState};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+const JOB_TYPE: &str = "STREAMING";
+/// Flink's name for one that deploys all tasks at the parallelism that was asked for.
+const SCHEDULER: &str = "Default";
 const JOB_STATES: [JobState; 9] = [
     JobState::Created,
     JobState::Running,
@@ -106,6 +109,9 @@ pub fn jobs_overview(m: &Master, now: Millis) -> JobsOverview {
             state: m.state(),
             last_modification: m.lifecycle().since(),
             tasks: counts,
+            job_type: JOB_TYPE.into(),
+            scheduler_type: SCHEDULER.into(),
+            pending_operators: 0,
         }],
     }
 }
@@ -181,7 +187,9 @@ pub fn job(m: &Master, now: Millis) -> JobDetails {
         name: job.name.clone(),
         is_stoppable: true,
         state: m.state(),
-        job_type: "STREAMING".into(),
+        job_type: JOB_TYPE.into(),
+        scheduler_type: SCHEDULER.into(),
+        application_id: job.job_id(),
         start_time: start,
         end_time: end,
         duration: duration(start, end, now),
@@ -191,6 +199,7 @@ pub fn job(m: &Master, now: Millis) -> JobDetails {
         vertices,
         status_counts,
         plan: plan(m),
+        stream_graph: None,
     }
 }
 
@@ -222,7 +231,7 @@ fn plan(m: &Master) -> JobPlan {
     JobPlan {
         jid: job.job_id(),
         name: job.name.clone(),
-        kind: "STREAMING".into(),
+        kind: JOB_TYPE.into(),
         nodes: p.vertices.iter().map(node).collect(),
     }
 }
@@ -265,9 +274,11 @@ pub fn watermarks(m: &Master, id: &str) -> Option<Vec<MetricValue>> {
     Some(if v.is_source { Vec::new() } else { subtasks(v).map(value).collect() })
 }
 
-pub fn exceptions(m: &Master) -> JobExceptions {
+/// `most`: entries that are wanted; the newest ones are given.
+pub fn exceptions(m: &Master, most: usize) -> JobExceptions {
     let some = |s: &String| (!s.is_empty()).then(|| s.clone());
-    let entries = m.exceptions().map(|e| ExceptionInfo {
+    let truncated = m.exceptions_truncated() || m.exceptions().count() > most;
+    let entries = m.exceptions().take(most).map(|e| ExceptionInfo {
         exception_name: e.name.clone(),
         stacktrace: e.message.clone(),
         timestamp: e.at,
@@ -277,9 +288,7 @@ pub fn exceptions(m: &Master) -> JobExceptions {
         failure_labels: BTreeMap::new(),
         concurrent_exceptions: Vec::new(),
     });
-    JobExceptions {
-        exception_history: ExceptionHistory { entries: entries.collect(), truncated: m.exceptions_truncated() },
-    }
+    JobExceptions { exception_history: ExceptionHistory { entries: entries.collect(), truncated } }
 }
 
 pub fn taskmanagers(m: &Master, now: crate::checkpoint::coordinator::Now) -> TaskManagers {
@@ -295,10 +304,15 @@ pub fn taskmanagers(m: &Master, now: crate::checkpoint::coordinator::Now) -> Tas
             id: t.hello.id.clone(),
             path: t.hello.data_address.clone(),
             data_port: t.hello.data_address.rsplit_once(':').and_then(|(_, p)| p.parse().ok()).unwrap_or(0),
+            jmx_port: -1,
             time_since_last_heartbeat: now.wall.saturating_sub(silent),
             slots_number: t.hello.slots,
             free_slots: t.hello.slots.saturating_sub(used.len() as u32),
             assigned_tasks: mine.len() as u32,
+            total_resource: ResourceProfile::default(),
+            free_resource: ResourceProfile::default(),
+            hardware: Hardware::default(),
+            memory_configuration: MemoryConfiguration::default(),
             blocked: t.leaving,
             resident_bytes: t.heartbeat.resident_bytes,
             pid: t.hello.pid,
@@ -307,14 +321,25 @@ pub fn taskmanagers(m: &Master, now: crate::checkpoint::coordinator::Now) -> Tas
     TaskManagers { taskmanagers: m.registry().by_id().into_iter().map(info).collect() }
 }
 
-fn min_max_avg(s: Summary) -> MinMaxAvg {
-    MinMaxAvg { min: s.min, max: s.max, avg: s.avg }
+/// `recent`: the values in the history.
+fn statistics(s: Summary, recent: impl Iterator<Item = u64>) -> Statistics {
+    let mut recent: Vec<u64> = recent.collect();
+    recent.sort_unstable();
+    // nearest rank
+    let percentile = |per_mille: usize| {
+        let rank = (recent.len() * per_mille).div_ceil(1000);
+        recent.get(rank.saturating_sub(1)).copied().unwrap_or(0)
+    };
+    let [p50, p90, p95, p99, p999] = [500, 900, 950, 990, 999].map(percentile);
+    Statistics { min: s.min, max: s.max, avg: s.avg, p50, p90, p95, p99, p999 }
 }
 
 pub fn checkpoints(m: &Master) -> CheckpointStatistics {
     let s = m.checkpoints();
     let c = s.counts;
     let info = |c: &Option<CheckpointStat>| c.as_ref().map(|c| checkpoint(m, c));
+    let completed = || s.history.iter().filter(|c| c.status == CheckpointStatus::Completed);
+    let none = statistics(Summary::default(), std::iter::empty());
     CheckpointStatistics {
         counts: CheckpointCounts {
             restored: c.restored,
@@ -324,9 +349,12 @@ pub fn checkpoints(m: &Master) -> CheckpointStatistics {
             failed: c.failed,
         },
         summary: CheckpointSummary {
-            checkpointed_size: min_max_avg(s.size),
-            state_size: min_max_avg(s.size),
-            end_to_end_duration: min_max_avg(s.duration),
+            checkpointed_size: statistics(s.size, completed().map(|c| c.size_bytes)),
+            state_size: statistics(s.size, completed().map(|c| c.size_bytes)),
+            end_to_end_duration: statistics(s.duration, completed().map(|c| c.duration_ms)),
+            alignment_buffered: none,
+            processed_data: none,
+            persisted_data: none,
         },
         latest: LatestCheckpoints {
             completed: info(&s.latest_completed),
@@ -393,11 +421,14 @@ pub fn checkpoint_details(m: &Master, id: u64) -> Option<CheckpointInfo> {
         for (_, s) in c.tasks.iter().filter(|(task, _)| task.vertex == v.id) {
             t.latest_ack_timestamp = t.latest_ack_timestamp.max(s.acked_at);
             t.state_size += s.stats.bytes;
+            t.checkpointed_size += s.stats.bytes;
             t.num_acknowledged_subtasks += 1;
             t.alignment_duration = t.alignment_duration.max(s.stats.alignment_us / 1000);
             t.sync_duration = t.sync_duration.max(s.stats.sync_us / 1000);
             t.async_duration = t.async_duration.max(s.stats.async_us / 1000);
         }
+        let whole = t.num_acknowledged_subtasks == t.num_subtasks;
+        t.status = if whole { "COMPLETED".into() } else { info.status.clone() };
         t.end_to_end_duration = u64::try_from(t.latest_ack_timestamp - c.triggered_at).unwrap_or(0);
         info.tasks.insert(v.rest_id(&m.config().job), t);
     }

@@ -109,8 +109,20 @@ async fn checkpoint(State(jm): Jm, Path((job, id)): Path<(String, String)>) -> R
     });
     Ok(Json(found.await?))
 }
-async fn exceptions(State(jm): Jm, Path(job): Path<String>) -> Reply<JobExceptions> {
-    Ok(Json(of_job(&jm, job, |m, _| Ok(bodies::exceptions(m))).await?))
+
+#[derive(Deserialize)]
+struct ExceptionsQuery {
+    #[serde(rename = "maxExceptions")]
+    max: Option<usize>,
+}
+
+async fn exceptions(
+    State(jm): Jm,
+    Path(job): Path<String>,
+    Params(q): Params<ExceptionsQuery>,
+) -> Reply<JobExceptions> {
+    let most = q.max.unwrap_or(usize::MAX);
+    Ok(Json(of_job(&jm, job, move |m, _| Ok(bodies::exceptions(m, most))).await?))
 }
 async fn vertex(State(jm): Jm, Path((job, vertex)): Path<(String, String)>) -> Reply<VertexDetails> {
     let found = of_job(&jm, job, move |m, now| {

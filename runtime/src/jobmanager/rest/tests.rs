@@ -148,6 +148,109 @@ async fn flinks_paths_have_flinks_fields_with_and_without_the_prefix() {
     assert!(status == 200 && page.contains("weir_job_running{namespace=\"default\",job=\"sum\"} 1"), "{page}");
 }
 
+/// The names of an object's fields must be these.
+fn has_keys(what: &str, value: &Value, keys: &str) {
+    let found: std::collections::BTreeSet<&str> =
+        value.as_object().unwrap_or_else(|| panic!("{what}: {value}")).keys().map(String::as_str).collect();
+    assert_eq!(found, keys.split_whitespace().collect(), "{what}");
+}
+
+#[tokio::test]
+async fn each_body_has_flinks_fields_and_only_those_of_ours_that_the_docs_name() {
+    let c = cluster(true).await;
+    c.jm.status().wait_for(|s| s.last_checkpoint.is_some()).await.unwrap();
+    let get = async |path: &str| c.get(path).await;
+    let o = get("/overview").await;
+    let keys = "taskmanagers slots-total slots-available jobs-running jobs-finished jobs-cancelled jobs-failed \
+        flink-version flink-commit";
+    has_keys("overview", &o, keys);
+    let config = get("/config").await;
+    let keys = "refresh-interval timezone-name timezone-offset flink-version flink-revision features";
+    has_keys("config", &config, keys);
+    has_keys("features", &config["features"], "web-submit web-cancel web-rescale web-history");
+    has_keys("jobs", &get("/jobs").await["jobs"][0], "id status");
+    let keys = "jid name jobType schedulerType start-time end-time duration state last-modification tasks \
+        pending-operators";
+    has_keys("jobs/overview", &get("/jobs/overview").await["jobs"][0], keys);
+
+    let job = get("/jobs/:id").await;
+    let keys = "jid name isStoppable state job-type schedulerType application-id start-time end-time duration \
+        maxParallelism now timestamps vertices status-counts plan stream-graph";
+    has_keys("job", &job, keys);
+    let vertex = &job["vertices"][1];
+    let keys =
+        "id slotSharingGroupId name maxParallelism parallelism status start-time end-time duration tasks metrics";
+    has_keys("vertex", vertex, keys);
+    let io = "read-bytes read-bytes-complete write-bytes write-bytes-complete read-records read-records-complete \
+        write-records write-records-complete accumulated-backpressured-time accumulated-idle-time \
+        accumulated-busy-time";
+    has_keys("metrics", &vertex["metrics"], io);
+    has_keys("plan", &job["plan"], "jid name type nodes");
+    let keys = "id parallelism operator operator_strategy description inputs";
+    has_keys("plan node", &job["plan"]["nodes"][1], keys);
+    has_keys("plan input", &job["plan"]["nodes"][1]["inputs"][0], "num id ship_strategy exchange");
+    let id = vertex["id"].as_str().unwrap();
+    let details = get(&format!("/jobs/:id/vertices/{id}")).await;
+    has_keys("vertex details", &details, "id name parallelism maxParallelism now subtasks");
+    let keys = "subtask status attempt endpoint start-time end-time duration metrics taskmanager-id";
+    has_keys("subtask", &details["subtasks"][0], keys);
+    has_keys("metric", &get("/jobs/:id/metrics?get=numRestarts").await[0], "id value");
+
+    let t = &get("/taskmanagers").await["taskmanagers"][0];
+    let keys = "id path dataPort jmxPort timeSinceLastHeartbeat slotsNumber freeSlots assignedTasks totalResource \
+        freeResource hardware memoryConfiguration blocked residentBytes pid";
+    has_keys("taskmanager", t, keys);
+    let keys = "cpuCores taskHeapMemory taskOffHeapMemory managedMemory networkMemory extendedResources";
+    has_keys("totalResource", &t["totalResource"], keys);
+    has_keys("freeResource", &t["freeResource"], keys);
+    has_keys("hardware", &t["hardware"], "cpuCores physicalMemory freeMemory managedMemory");
+    let keys = "frameworkHeap taskHeap frameworkOffHeap taskOffHeap networkMemory managedMemory jvmMetaspace \
+        jvmOverhead totalFlinkMemory totalProcessMemory";
+    has_keys("memoryConfiguration", &t["memoryConfiguration"], keys);
+
+    let checkpoints = get("/jobs/:id/checkpoints").await;
+    has_keys("checkpoints", &checkpoints, "counts summary latest history");
+    has_keys("counts", &checkpoints["counts"], "restored total in_progress completed failed");
+    let summaries = "checkpointed_size state_size end_to_end_duration alignment_buffered processed_data persisted_data";
+    has_keys("summary", &checkpoints["summary"], summaries);
+    for name in summaries.split_whitespace() {
+        has_keys(name, &checkpoints["summary"][name], "min max avg p50 p90 p95 p99 p999");
+    }
+    let duration = &checkpoints["summary"]["end_to_end_duration"];
+    assert!(duration["p50"].as_u64() <= duration["p999"].as_u64() && duration["p999"] == duration["max"], "{duration}");
+    has_keys("latest", &checkpoints["latest"], "completed savepoint failed restored");
+    let keys = "className id status is_savepoint savepointFormat trigger_timestamp latest_ack_timestamp \
+        checkpointed_size state_size end_to_end_duration alignment_buffered processed_data persisted_data \
+        num_subtasks num_acknowledged_subtasks checkpoint_type tasks external_path discarded log-index";
+    let completed = &checkpoints["latest"]["completed"];
+    has_keys("checkpoint", completed, keys);
+    let details = get(&format!("/jobs/:id/checkpoints/details/{}", completed["id"])).await;
+    has_keys("checkpoint details", &details, keys);
+    let keys = "id status latest_ack_timestamp checkpointed_size state_size end_to_end_duration alignment_buffered \
+        processed_data persisted_data num_subtasks num_acknowledged_subtasks alignment_duration sync_duration \
+        async_duration";
+    has_keys("task", &details["tasks"][id], keys);
+    let keys = "mode interval timeout min_pause max_concurrent externalization state_backend checkpoint_storage \
+        unaligned_checkpoints tolerable_failed_checkpoints aligned_checkpoint_timeout checkpoints_after_tasks_finish \
+        state_changelog_enabled num-retained";
+    let config = get("/jobs/:id/checkpoints/config").await;
+    has_keys("checkpoint config", &config, keys);
+    has_keys("externalization", &config["externalization"], "enabled delete_on_cancellation");
+
+    // a taskmanager that leaves is a failure of the attempt
+    c.leave.send(true).unwrap();
+    c.jm.status().wait_for(|s| s.restarts == 1).await.unwrap();
+    let e = get("/jobs/:id/exceptions").await;
+    has_keys("exceptions", &e, "exceptionHistory");
+    let history = &e["exceptionHistory"];
+    has_keys("exceptionHistory", history, "entries truncated");
+    let keys = "exceptionName stacktrace timestamp taskName endpoint taskManagerId failureLabels concurrentExceptions";
+    has_keys("exception", &history["entries"][0], keys);
+    assert_eq!((history["entries"].as_array().map(Vec::len), &history["truncated"]), (Some(1), &json!(false)));
+    let e = &get("/jobs/:id/exceptions?maxExceptions=0").await["exceptionHistory"];
+    assert_eq!((&e["entries"], &e["truncated"]), (&json!([]), &json!(true)));
+}
+
 #[tokio::test]
 async fn a_savepoint_then_a_stop_by_rest() {
     let c = cluster(true).await;
@@ -226,6 +329,7 @@ async fn malformed_requests_are_refused_with_a_sentence_that_names_what_is_wrong
         ("GET", "/jobs/:id/checkpoints/details/99", b"", 404, "99"),
         ("GET", "/jobs/:id/savepoints/none", b"", 404, "none"),
         ("GET", "/jobs/:id/vertices/none", b"", 404, "none"),
+        ("GET", "/jobs/:id/exceptions?maxExceptions=-1", b"", 400, "maxExceptions"),
         ("GET", "/nothing", b"", 404, "no such path"),
         ("DELETE", "/jobs/:id", b"", 405, "method"),
         ("POST", "/v1/overview", b"", 405, "method"),
