@@ -13,7 +13,7 @@ use crate::state::file::{Compression, Piece, ReadAt, SnapshotMeta, WriteOptions,
 use crate::state::snapshot::{FrozenTable, SnapshotParts};
 use futures::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weir_api::ids::CheckpointId;
 
@@ -26,11 +26,19 @@ pub struct StorageUploader {
     plan: Arc<JobGraph>,
     nonce: Nonce,
     chains: Chains,
+    /// By checkpoint under way: set when it was aborted, so that nobody writes on for nothing.
+    given_up: Mutex<BTreeMap<CheckpointId, Arc<AtomicBool>>>,
 }
 
 impl StorageUploader {
     pub fn new(storage: Option<Storage>, plan: Arc<JobGraph>) -> Self {
-        Self { storage, plan, nonce: Nonce::random(), chains: Chains::default() }
+        Self { storage, plan, nonce: Nonce::random(), chains: Chains::default(), given_up: Mutex::default() }
+    }
+}
+
+impl StorageUploader {
+    fn given_up(&self) -> MutexGuard<'_, BTreeMap<CheckpointId, Arc<AtomicBool>>> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -44,6 +52,7 @@ impl Uploader for StorageUploader {
         let max_parallelism = self.plan.max_parallelism;
         let key_groups = key_group_range(task.subtask, parallelism, max_parallelism);
         let (storage, nonce, chains) = (self.storage.clone(), self.nonce, self.chains.clone());
+        let given_up = self.given_up().entry(barrier.id).or_default().clone();
         Box::pin(async move {
             let mut snapshot = TaskSnapshot::default();
             for (operator, lists) in parts.lists {
@@ -65,6 +74,7 @@ impl Uploader for StorageUploader {
                 };
                 let keyed = Keyed {
                     storage: storage.clone(),
+                    given_up: given_up.clone(),
                     path,
                     meta,
                     chain: (task, operator.clone()),
@@ -84,9 +94,13 @@ impl Uploader for StorageUploader {
 
     fn completed(&self, id: CheckpointId) {
         lock(&self.chains).values_mut().for_each(|c| c.completed(id));
+        self.given_up().retain(|i, _| *i > id);
     }
 
     fn aborted(&self, id: CheckpointId) {
+        if let Some(flag) = self.given_up().remove(&id) {
+            flag.store(true, Ordering::Relaxed);
+        }
         lock(&self.chains).values_mut().for_each(|c| c.aborted(id));
     }
 }
@@ -94,6 +108,7 @@ impl Uploader for StorageUploader {
 /// One operator subtask's share of a snapshot.
 struct Keyed {
     storage: Storage,
+    given_up: Arc<AtomicBool>,
     path: String,
     meta: SnapshotMeta,
     chain: (TaskId, String),
@@ -145,7 +160,13 @@ impl Keyed {
     fn file(&self, tables: Vec<Box<dyn FrozenTable>>, plan: &Plan) -> Result<Option<FileHandle>> {
         let mut file = self.storage.create(&self.path)?;
         let pieces = tables.into_iter().zip(&plan.since).map(|(table, since)| Piece { table, since: *since }).collect();
-        let written = write(self.meta.clone(), pieces, &WriteOptions::default(), &mut |bytes| file.write(bytes))?;
+        let written = write(self.meta.clone(), pieces, &WriteOptions::default(), &mut |bytes| {
+            if self.given_up.load(Ordering::Relaxed) {
+                let why = "the checkpoint was aborted before its state was written";
+                return Err(Error { code: ErrorCode::Checkpoint, ..Error::internal(why) });
+            }
+            file.write(bytes)
+        })?;
         if plan.may_be_empty() && written.entries == 0 && written.removals == 0 {
             return Ok(None);
         }
@@ -174,3 +195,6 @@ impl FileReader for StorageFiles {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
