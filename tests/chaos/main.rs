@@ -3,6 +3,7 @@
 //! The default run does about 30 kills; `WEIR_CHAOS_KILLS=200` does more, `WEIR_CHAOS_SEED` chooses the schedule. The same as a
 //! program with more options: `cargo run -p weir-tests --bin weir-chaos`.
 
+mod interrupts;
 mod scenarios;
 
 use std::process::ExitCode;
@@ -26,6 +27,9 @@ fn main() -> ExitCode {
         scenarios::job_without_storage_starts_anew_with_its_taskmanagers,
         scenarios::storage_that_was_deleted_is_a_new_start,
         scenarios::finished_job_is_not_run_again_by_a_restart,
+        interrupts::interrupted_once_it_stops_with_a_savepoint_that_the_next_run_goes_on_from,
+        interrupts::interrupted_twice_it_quits_although_the_savepoint_waits,
+        interrupts::taskmanager_whose_code_does_not_return_makes_room_for_another,
     );
     suite::main(trials.into(), 3)
 }

@@ -10,18 +10,18 @@ use weir_tests::poll::wait_until;
 
 /// Records a second: so one reading of the input lasts long enough, and the scenarios run beside each other.
 const RATE: u64 = 30_000;
-const END: Duration = Duration::from_secs(180);
-const OFTEN: Duration = Duration::from_millis(5);
+pub const END: Duration = Duration::from_secs(180);
+pub const OFTEN: Duration = Duration::from_millis(5);
 
-struct Scenario {
-    dir: tempfile::TempDir,
-    spec: JobSpec,
-    expected: Expected,
+pub struct Scenario {
+    pub dir: tempfile::TempDir,
+    pub spec: JobSpec,
+    pub expected: Expected,
 }
 
 impl Scenario {
     /// The job reads its input once, within about ten seconds.
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let scenario = Self::unthrottled()?;
         Ok(Self { spec: scenario.spec.clone().argument("--rate", RATE), ..scenario })
     }
@@ -34,7 +34,7 @@ impl Scenario {
     }
 
     /// Runs the test's body; keeps the folder when it fails.
-    fn play(self, body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+    pub fn play(self, body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         match body(&self) {
             Ok(()) => Ok(()),
             Err(error) => {

@@ -18,7 +18,7 @@ pub use self::child::{Proc, code};
 pub use self::http::Answer;
 pub use self::log::JobLog;
 pub use self::ports::free_address;
-pub use self::program::{flights, input};
+pub use self::program::{flights, input, stuck};
 
 use crate::poll::wait_for;
 
@@ -73,6 +73,13 @@ impl JobSpec {
         })
     }
 
+    /// The job that is stuck while `hold` exists, with its folders `checkpoints` and `logs` below `root`.
+    pub fn stuck(root: &Path, hold: &Path) -> Result<Self> {
+        let arguments = vec!["--hold".to_owned(), hold.display().to_string()];
+        let spec = Self { program: stuck()?, arguments, ..Self::flights(root, Path::new(""), 1)? };
+        Ok(spec.option("--name", "stuck"))
+    }
+
     /// Further arguments of the job itself.
     #[must_use]
     pub fn argument(mut self, name: &str, value: impl ToString) -> Self {
@@ -93,15 +100,26 @@ impl JobSpec {
     /// The job's log in its storage.
     pub fn log(&self) -> Result<JobLog> {
         let storage = self.checkpoints.as_ref().context("the job has no checkpoint storage")?;
-        Ok(JobLog::new(storage, "default", "flights"))
+        let name = self.options.iter().position(|o| o == "--name").and_then(|at| self.options.get(at + 1));
+        Ok(JobLog::new(storage, "default", name.context("the job has no name")?))
     }
 
     /// The command line of a jobmanager.
     pub fn jobmanager(&self, rest: SocketAddr, rpc: SocketAddr, parallelism: u32, restore: Option<&str>) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg("jobmanager").args(&self.arguments).args(&self.options);
-        command.args(["--parallelism", &parallelism.to_string()]);
+        let mut command = self.whole("jobmanager", parallelism, restore);
         command.args(["--rest-address", &rest.to_string(), "--rpc-address", &rpc.to_string()]);
+        command
+    }
+
+    /// The command line of the whole job in one process.
+    pub fn local(&self, parallelism: u32, restore: Option<&str>) -> Command {
+        self.whole("local", parallelism, restore)
+    }
+
+    fn whole(&self, what: &str, parallelism: u32, restore: Option<&str>) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(what).args(&self.arguments).args(&self.options);
+        command.args(["--parallelism", &parallelism.to_string()]);
         if let Some(storage) = &self.checkpoints {
             command.arg("--checkpoints").arg(storage);
         }

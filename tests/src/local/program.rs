@@ -1,5 +1,6 @@
 //! The program and the input of the local tests.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -13,21 +14,30 @@ pub const PROGRAM_ENV: &str = "WEIR_FLIGHTS";
 
 /// The flights example, built in the profile of this program unless [`PROGRAM_ENV`] names one.
 pub fn flights() -> Result<PathBuf> {
-    static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
     if let Some(given) = std::env::var_os(PROGRAM_ENV).map(PathBuf::from) {
         ensure!(given.is_file(), "{PROGRAM_ENV}={} is no file", given.display());
         return Ok(given);
     }
+    example("flights")
+}
+
+/// The job whose code does not return while a file exists (`--hold`).
+pub fn stuck() -> Result<PathBuf> {
+    example("stuck")
+}
+
+fn example(name: &str) -> Result<PathBuf> {
+    static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
     let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(path) = &*built {
+    if let Some(path) = built.get(name) {
         return Ok(path.clone());
     }
-    let mut args = vec!["--package", "weir-runtime", "--example", "flights"];
+    let mut args = vec!["--package", "weir-runtime", "--example", name];
     if !cfg!(debug_assertions) {
         args.push("--release");
     }
-    let path = cargo_build(&args)?.remove("flights").context("cargo built no example flights")?;
-    *built = Some(path.clone());
+    let path = cargo_build(&args)?.remove(name).with_context(|| format!("cargo built no example {name}"))?;
+    built.insert(name.to_owned(), path.clone());
     Ok(path)
 }
 
