@@ -105,15 +105,17 @@ impl JobLog {
         Ok(self.entries()?.into_iter().filter(|e| e.kind == "completed").collect())
     }
 
-    /// Folders of checkpoints and savepoints below the job's folder.
+    /// Folders of checkpoints and savepoints below the job's folder, and the folder of the files that checkpoints share if any
+    /// is in it.
     pub fn snapshot_folders(&self) -> Result<Vec<String>> {
         let entries = match fs::read_dir(&self.root) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.context("cannot list the job's folder")?,
         };
+        let shares = |folder: &Path| folder.read_dir().is_ok_and(|mut files| files.next().is_some());
         let mut names: Vec<String> = entries
             .filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned()))
-            .filter(|name| name != "log")
+            .filter(|name| name != "log" && (name != "shared" || shares(&self.root.join(name))))
             .collect();
         names.sort();
         Ok(names)
