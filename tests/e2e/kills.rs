@@ -56,9 +56,12 @@ fn three_times(env: &Env, all: bool) -> Result<()> {
     env.cluster().takes_faults()?;
     let job = env.running(SLOW)?;
     for number in 1..=3 {
-        let victims = victims(env, &job, &job.pods(JOB_MANAGER)?, all)?;
+        let before = job.pods(JOB_MANAGER)?;
+        let victims = victims(env, &job, &before, all)?;
         let gap = survives(env, &job, || kill(env, &victims))?;
-        ensure!(gap < BACK_OFF, "kill {number}: {gap:?} without output, as long as the kubelet's back-off");
+        // a fresh pod owes the kubelet nothing: on a busy machine its start may take as long all the same
+        let fresh = job.pods(JOB_MANAGER)?.iter().all(|pod| before.iter().all(|old| old.name != pod.name));
+        ensure!(gap < BACK_OFF || fresh, "kill {number}: {gap:?} without output, as long as the kubelet's back-off");
     }
     env.note(job.finish(env.expected()?, LONG)?.to_string());
     Ok(())

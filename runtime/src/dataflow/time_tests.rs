@@ -245,6 +245,7 @@ fn timers_that_are_not_listed_as_state_are_refused() {
 
 #[test]
 fn a_processing_time_timer_fires_when_the_clock_has_come() {
+    const REGISTERED: (u64, i64, Option<i64>) = (1, 0, None);
     struct Wake(Timers<u64>, std::sync::mpsc::Sender<(u64, i64, Option<i64>)>);
     impl KeyedProcessFunction for Wake {
         type Key = u64;
@@ -260,6 +261,9 @@ fn a_processing_time_timer_fires_when_the_clock_has_come() {
             let now = self.0.processing_time();
             // one that lies in the past fires at once
             self.0.register_processing_time(key, if *record == 0 { now - 5 } else { now + 20 });
+            if *record == 1 {
+                self.1.send(REGISTERED).unwrap();
+            }
             Ok(())
         }
         fn on_timer(&mut self, key: &KeyRef<'_, u64>, timer: &Timer, out: &mut Output<u64>) -> Result<()> {
@@ -284,7 +288,10 @@ fn a_processing_time_timer_fires_when_the_clock_has_come() {
                 let log = log.clone();
                 tokio::task::spawn_blocking(move || log.lock().unwrap().recv_timeout(Duration::from_secs(30)).unwrap())
             };
-            assert_eq!(next().await.unwrap(), (0, 995, None));
+            // the clock moves when both have registered
+            let mut before = [next().await.unwrap(), next().await.unwrap()];
+            before.sort();
+            assert_eq!(before, [(0, 995, None), REGISTERED]);
             clock.set(2000);
             assert_eq!(next().await.unwrap(), (1, 1020, None));
             harness.finish().await.unwrap();
