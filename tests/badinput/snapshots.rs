@@ -53,17 +53,20 @@ fn never_runs(dir: &Path, spoil: impl FnOnce(&Path) -> Result<()>, words: &[&str
     Ok(())
 }
 
-/// The largest state file of a snapshot.
+/// The largest state file that a checkpoint refers to; it lies in the folder that checkpoints share.
 fn state_file(snapshot: &Path) -> Result<PathBuf> {
+    let manifest = snapshot.join("_metadata.json");
+    let manifest = fs::read_to_string(&manifest).with_context(|| manifest.display().to_string())?;
+    let shared = snapshot.with_file_name("shared");
     let mut files = Vec::new();
-    for entry in fs::read_dir(snapshot).with_context(|| snapshot.display().to_string())? {
+    for entry in fs::read_dir(&shared).with_context(|| shared.display().to_string())? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().ends_with(".state") {
+        if manifest.contains(&*entry.file_name().to_string_lossy()) {
             files.push((entry.metadata()?.len(), entry.path()));
         }
     }
     files.sort();
-    files.pop().map(|f| f.1).with_context(|| format!("no state file in {}", snapshot.display()))
+    files.pop().map(|f| f.1).with_context(|| format!("{} refers to no state file", snapshot.display()))
 }
 
 fn flip_a_byte(file: &Path) -> Result<()> {
