@@ -55,7 +55,7 @@ fn never_runs(dir: &Path, spoil: impl FnOnce(&Path) -> Result<()>, words: &[&str
 
 /// The largest state file that a checkpoint refers to; it lies in the folder that checkpoints share.
 fn state_file(snapshot: &Path) -> Result<PathBuf> {
-    let manifest = snapshot.join("_metadata.json");
+    let manifest = snapshot.join(MANIFEST);
     let manifest = fs::read_to_string(&manifest).with_context(|| manifest.display().to_string())?;
     let shared = snapshot.with_file_name("shared");
     let mut files = Vec::new();
@@ -82,7 +82,9 @@ fn cut(file: &Path) -> Result<()> {
 }
 
 pub fn corrupt_state_file() -> Result<()> {
-    in_folder(|dir| never_runs(dir, flip_a_byte, &["is corrupt", "checksum", "restore an older snapshot"]))
+    in_folder(|dir| {
+        never_runs(dir, flip_a_byte, &["checksum does not match", "is damaged", "restore from another checkpoint"])
+    })
 }
 
 pub fn truncated_state_file() -> Result<()> {
