@@ -258,6 +258,7 @@ fn pod(p: &Pod) -> Option<Child> {
         unschedulable: condition("PodScheduled", "Unschedulable").and_then(|c| c.message.clone()).unwrap_or_default(),
         containers: containers.iter().filter(ours).map(container).collect(),
         unregistered: false,
+        fenced: false,
     })))
 }
 

@@ -232,7 +232,7 @@ impl Context {
         let invalid = validate(namespace, name, &job.spec).err();
         let old = job.status.clone().unwrap_or_default();
         self.watch(key, &old);
-        let (world, pods, verdict) = self.observe(key, &uid);
+        let (world, pods, verdict) = self.observe(key, &uid, &old);
         let wanted =
             Job { namespace, name, uid: &uid, generation, deleting, spec: &job.spec, invalid: invalid.as_deref() };
         let next = plan(&wanted, &old, &world);
@@ -250,7 +250,7 @@ impl Context {
         Ok(Requeue::requeue(until.map_or(RESYNC, |t| delay_until(t, world.now))))
     }
 
-    fn observe(&self, key: &JobKey, uid: &str) -> (World, Vec<PodObs>, Verdict) {
+    fn observe(&self, key: &JobKey, uid: &str, record: &StreamJobStatus) -> (World, Vec<PodObs>, Verdict) {
         let now = clock::now();
         let mut generations = self.children.of(key);
         let mut statuses = self.watchers.all(&key.0, &key.1);
@@ -258,8 +258,8 @@ impl Context {
             status.disregard_strangers(uid, *generation);
         }
         for (g, status) in &statuses {
-            for pod in generations.get_mut(g).map(|g| &mut g.pods).into_iter().flatten() {
-                pod.unregistered = status.reachable && status.lost.contains(&pod.name);
+            if let Some(generation) = generations.get_mut(g) {
+                generation.mark(status, record.goes_on(*g));
             }
         }
         let pods: Vec<PodObs> = generations.values().flat_map(|g| g.pods.iter().cloned()).collect();

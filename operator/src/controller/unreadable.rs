@@ -38,8 +38,8 @@ impl Context {
         let managed = self.children.of(key).into_iter().filter(|(_, g)| g.job_manager.is_some()).map(|(g, _)| g);
         self.watchers.set(&key.0, &key.1, &managed.collect());
         let uid = job.uid().unwrap_or_default();
-        let (world, pods, verdict) = self.observe(key, &uid);
         let no_record = StreamJobStatus::default();
+        let (world, pods, verdict) = self.observe(key, &uid, &no_record);
         let applier = Applier {
             client: &self.client,
             jobs: &self.options.jobs,

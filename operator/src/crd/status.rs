@@ -372,6 +372,13 @@ pub enum DeletionStep {
 }
 
 impl StreamJobStatus {
+    /// This generation is the one to run the job, and none is about to follow it.
+    pub fn goes_on(&self, generation: i64) -> bool {
+        let deployed = |d: &Deployed| d.generation == generation && d.suspended.is_none() && d.ended.is_none();
+        let followed = self.rollout.as_ref().is_some_and(|r| r.from == Some(generation));
+        self.deletion.is_none() && !followed && self.deployed.as_ref().is_some_and(deployed)
+    }
+
     /// Name of the step that this status is about to act on; what the test-only annotation `weir.dev/crash-at` names.
     pub fn step_name(&self) -> &'static str {
         if self.deletion.is_some() {

@@ -25,6 +25,8 @@ pub struct PodObs {
     pub containers: Vec<ContainerObs>,
     /// The jobmanager had it registered and lost it; the kubelet may not have noticed yet.
     pub unregistered: bool,
+    /// A jobmanager that another process of its generation has fenced, and no other is left to go on with the job.
+    pub fenced: bool,
 }
 
 /// A container of a pod.
@@ -175,6 +177,11 @@ impl PodHistory {
         if !pod.unschedulable.is_empty() {
             v.problem(pod, "Unschedulable", &pod.unschedulable);
         }
+        // it never claims again by itself: the one that fenced it may still have been at work
+        if pod.fenced {
+            v.replace.push(pod.replace(false, "the jobmanager that fenced it is gone"));
+            return;
+        }
         // while one of two runs, the job does; the first end of a container is the kubelet's: it restarts it at once
         let down = !pod.containers.is_empty() && pod.containers.iter().all(ContainerObs::pays_back_off);
         let lost = pod.unregistered && pod.containers.iter().all(|c| c.is_lost(now));
@@ -221,6 +228,11 @@ impl ContainerObs {
 impl PodObs {
     pub fn is_running(&self) -> bool {
         self.containers.iter().any(|c| c.running.is_some())
+    }
+
+    /// One of its containers has run since then or longer.
+    pub fn is_running_since(&self, time: Millis) -> bool {
+        self.containers.iter().any(|c| c.running.is_some_and(|since| since <= time))
     }
 
     fn replace(&self, force: bool, why: &str) -> Replace {

@@ -1,5 +1,6 @@
 //! What is observed of a job: its children in Kubernetes and its jobmanagers' own word. Plain data, built by the shell.
 use super::pods::PodObs;
+use crate::build::Role;
 use crate::crd::status::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 use weir_api::rest::{JobManagerPhase, WeirStatus};
@@ -69,6 +70,22 @@ impl StatusObs {
     }
 }
 
+impl GenerationObs {
+    /// Notes on the pods what the jobmanager says of itself and of its taskmanagers. `goes_on`: this generation is the one to run the job.
+    pub fn mark(&mut self, status: &StatusObs, goes_on: bool) {
+        // one that is refused the claim from the start belongs to a deployment that another has followed: it has to stay fenced
+        let fenced = |s: &WeirStatus| s.phase == JobManagerPhase::Fenced && s.attempt > 0;
+        let fenced = goes_on && status.reachable && status.last.as_ref().is_some_and(fenced);
+        let alone = self.pods.iter().filter(|p| p.role == Role::JobManager).count() == 1;
+        for pod in &mut self.pods {
+            pod.unregistered = status.reachable && status.lost.contains(&pod.name);
+            // a younger pod is not the one that said so
+            let said_so = pod.role == Role::JobManager && pod.is_running_since(status.since);
+            pod.fenced = fenced && alone && said_so;
+        }
+    }
+}
+
 impl World {
     /// The last word of a reachable jobmanager.
     pub fn status(&self, generation: i64) -> Option<&WeirStatus> {
@@ -107,29 +124,63 @@ impl World {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pods::ContainerObs;
     use super::*;
     use serde_json::json;
 
+    fn status(uid: &str, phase: &str, attempt: u64) -> StatusObs {
+        let last = json!({
+            "version": 1, "instance": "i", "deployment": {"uid": uid, "generation": 1}, "jobId": "x", "phase": phase,
+            "jobState": "CANCELED", "reason": "", "attempt": attempt, "restarts": 0, "parallelism": 2, "maxParallelism": 128,
+            "taskmanagers": 0, "slotsTotal": 0, "allTasksRunning": false, "logHead": null, "lastCheckpoint": null,
+            "lastSavepoint": null, "restoredFrom": null, "failedCheckpoints": 0, "checkpointFailure": "",
+            "preflight": {"verdict": "Pending", "message": "", "restores": null}, "terminal": null, "operation": null,
+        });
+        StatusObs { last: serde_json::from_value(last).unwrap(), reachable: true, since: 50_000, lost: BTreeSet::new() }
+    }
+
+    fn pod(role: Role, since: Millis) -> PodObs {
+        PodObs {
+            name: "p".into(),
+            uid: "u".into(),
+            generation: 1,
+            role,
+            gone_by: None,
+            node_lost: false,
+            unschedulable: String::new(),
+            containers: vec![ContainerObs { running: Some(since), ..ContainerObs::default() }],
+            unregistered: false,
+            fenced: false,
+        }
+    }
+
     #[test]
     fn a_jobmanager_of_another_deployment_is_not_listened_to() {
-        let status = |uid: &str| {
-            StatusObs {
-            last: serde_json::from_value(json!({
-                "version": 1, "instance": "i", "deployment": {"uid": uid, "generation": 1}, "jobId": "x", "phase": "Ended",
-                "jobState": "CANCELED", "reason": "", "attempt": 1, "restarts": 0, "parallelism": 2, "maxParallelism": 128,
-                "taskmanagers": 0, "slotsTotal": 0, "allTasksRunning": false, "logHead": null, "lastCheckpoint": null,
-                "lastSavepoint": null, "restoredFrom": null, "failedCheckpoints": 0, "checkpointFailure": "",
-                "preflight": {"verdict": "Pending", "message": "", "restores": null}, "terminal": null, "operation": null,
-            }))
-            .unwrap(),
-            reachable: true,
-            since: 0,
-            lost: BTreeSet::new(),
-        }
-        };
-        let (mut ours, mut theirs) = (status("new"), status("old"));
+        let (mut ours, mut theirs) = (status("new", "Ended", 1), status("old", "Ended", 1));
         ours.disregard_strangers("new", 1);
         theirs.disregard_strangers("new", 1);
         assert_eq!((ours.reachable, theirs.reachable, theirs.last), (true, false, None));
+    }
+
+    /// The pods that count as fenced.
+    fn fenced(pods: &[PodObs], status: &StatusObs, goes_on: bool) -> Vec<usize> {
+        let mut g = GenerationObs { pods: pods.to_vec(), ..GenerationObs::default() };
+        g.mark(status, goes_on);
+        g.pods.iter().enumerate().filter(|(_, p)| p.fenced).map(|(n, _)| n).collect()
+    }
+
+    #[test]
+    fn a_fenced_jobmanager_counts_when_no_other_is_left_to_run_the_job() {
+        let pods = [pod(Role::TaskManager, 0), pod(Role::JobManager, 40_000)];
+        assert_eq!(fenced(&pods, &status("u", "Fenced", 2), true), [1]);
+        assert!(fenced(&pods, &status("u", "Active", 2), true).is_empty());
+        assert!(fenced(&pods, &status("u", "Fenced", 0), true).is_empty(), "a later deployment holds the log");
+        assert!(fenced(&pods, &status("u", "Fenced", 2), false).is_empty(), "the next generation has fenced it");
+        let younger = [pod(Role::JobManager, 51_000)];
+        assert!(fenced(&younger, &status("u", "Fenced", 2), true).is_empty(), "its predecessor said so");
+        let two = [pod(Role::JobManager, 0), pod(Role::JobManager, 40_000)];
+        assert!(fenced(&two, &status("u", "Fenced", 2), true).is_empty(), "the other may hold the claim");
+        let silent = StatusObs { reachable: false, ..status("u", "Fenced", 2) };
+        assert!(fenced(&pods, &silent, true).is_empty());
     }
 }

@@ -3,6 +3,7 @@ use super::{local, standby};
 use crate::error::{Error, ErrorCode, Result};
 use crate::exchange::{Exchange, Identity};
 use crate::graph::LogicalGraph;
+use crate::jobmanager::master::Exit;
 use crate::jobmanager::{JobManager, rest};
 use crate::observe::telemetry;
 use crate::taskmanager::{self, Health, TaskManager};
@@ -34,7 +35,7 @@ pub fn local(config: JobConfig, graph: LogicalGraph) -> Result<ExitCode> {
 pub fn jobmanager(config: JobManagerConfig, graph: LogicalGraph) -> Result<ExitCode> {
     telemetry::init("info");
     let runtime = control_runtime()?;
-    let _turn = runtime.block_on(standby::turn("jobmanager", &[&config.rpc_address, &config.rest_address]))?;
+    let turn = runtime.block_on(standby::turn("jobmanager", &[&config.rpc_address, &config.rest_address]))?;
     let (exit, _) = runtime.block_on(async {
         let rpc = bind(&config.rpc_address, "taskmanagers").await?;
         let http = bind(&config.rest_address, "REST").await?;
@@ -50,6 +51,9 @@ pub fn jobmanager(config: JobManagerConfig, graph: LogicalGraph) -> Result<ExitC
         });
         Ok::<_, Error>(jm.run().instrument(span).await)
     })?;
+    if exit == Exit::Suspended {
+        runtime.block_on(turn.outlast_the_signal());
+    }
     // appends that are under way are not waited for: the next jobmanager sees what became of them
     runtime.shutdown_timeout(Duration::from_millis(100));
     tracing::info!(?exit, "jobmanager ends");

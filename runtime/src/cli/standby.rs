@@ -15,6 +15,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// How long the ports of a process that has just died may stay taken.
 const PORTS: Duration = Duration::from_secs(1);
 
+/// How far apart the processes of a pod may hear that it ends.
+const PARTING: Duration = Duration::from_millis(300);
+
 /// Held while this process works.
 pub(super) struct Turn(Option<UnixListener>);
 
@@ -67,6 +70,16 @@ async fn take(name: &str) -> Turn {
                 tracing::warn!(error = %e, "cannot stand by: working at once");
                 return Turn(None);
             }
+        }
+    }
+}
+
+impl Turn {
+    /// Keeps the turn after a signal to end. A pod that ends tells its processes one after the other: the second would take over in between,
+    /// claim the log and be gone, and so fence the jobmanager of a pod that has followed this one.
+    pub(super) async fn outlast_the_signal(&self) {
+        if self.0.is_some() {
+            tokio::time::sleep(PARTING).await;
         }
     }
 }

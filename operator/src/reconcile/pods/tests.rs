@@ -12,6 +12,7 @@ fn pod(name: &str) -> PodObs {
         unschedulable: String::new(),
         containers: vec![ContainerObs { running: Some(0), ..ContainerObs::default() }],
         unregistered: false,
+        fenced: false,
     }
 }
 
@@ -176,4 +177,13 @@ fn a_taskmanager_that_its_jobmanager_lost_is_replaced_before_the_kubelet_notices
     only(&mut p).restarts = 1;
     assert!(names(&h.look(&[p.clone()], 3_000)).is_empty(), "it has just started");
     assert_eq!(names(&h.look(&[p], 60_000)), ["a"]);
+}
+
+#[test]
+fn a_fenced_jobmanager_that_nobody_follows_is_replaced() {
+    let mut p = pod("a");
+    p.fenced = true;
+    assert_eq!(names(&PodHistory::default().look(&[p.clone()], 1_000)), ["a"]);
+    p.gone_by = Some(2_000);
+    assert!(names(&PodHistory::default().look(&[p], 1_000)).is_empty(), "it is going already");
 }
