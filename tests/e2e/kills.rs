@@ -1,11 +1,16 @@
 //! Processes and pods of a running job are lost: it goes on by itself, and the output stays exact.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 use weir_tests::cluster::faults::Container;
 use weir_tests::job::{FlightsJob, JOB_MANAGER, JobPod, TASK_MANAGER};
-use weir_tests::poll::wait_for;
+use weir_tests::local::log::JobLog;
+use weir_tests::local::{Proc, flights, free_address};
+use weir_tests::poll::{wait_for, wait_until};
+use weir_tests::weir_images::flights_input;
 
 use crate::env::{Env, LONG, RATE, SLOW, SOON};
 
@@ -93,6 +98,37 @@ fn victims(env: &Env, job: &FlightsJob<'_>, pods: &[JobPod], all: bool) -> Resul
 
 fn kill(env: &Env, victims: &[Container]) -> Result<()> {
     victims.iter().try_for_each(|container| env.cluster().kill(container))
+}
+
+/// A pod that ends may claim the log once more and be gone: the jobmanager that followed it is fenced, and nobody is left to go on.
+pub fn fenced_by_a_jobmanager_that_is_gone(env: &Env) -> Result<()> {
+    let job = env.running(SLOW)?;
+    let storage = env.namespace.shared.join("checkpoints");
+    let log = JobLog::new(&storage, &env.namespace.name, &job.name);
+    let pod = env.kubectl.get(&env.namespace.name, "pod", &job.pod(JOB_MANAGER)?.name)?;
+    let variables = pod["spec"]["containers"][0]["env"].as_array().context("the jobmanager has an environment")?;
+    let config = variables.iter().find(|v| v["name"] == "WEIR_CONFIG").context("WEIR_CONFIG is in it")?;
+    let mut config: Value = serde_json::from_str(config["value"].as_str().unwrap_or_default())?;
+    // the same deployment, as a process of this machine
+    let here = &mut config["jobManager"];
+    here["restAddress"] = json!(free_address()?);
+    here["rpcAddress"] = json!(free_address()?);
+    here["job"]["checkpoint"]["storage"] = json!(format!("file://{}", storage.display()));
+    let mut command = Command::new(flights()?);
+    command.args(["jobmanager", "--input"]).arg(flights_input()).arg("--output").arg(env.namespace.shared.join("out"));
+    command.env("WEIR_CONFIG", config.to_string());
+    survives(env, &job, || {
+        let before = log.last()?.map_or(0, |entry| entry.attempt);
+        let mut other = Proc::spawn("the other jobmanager", &mut command, &env.namespace.shared.join("other.log"))?;
+        wait_until("the other jobmanager's claim", SOON, Duration::from_millis(20), || {
+            ensure!(other.is_running(), "it ended: {}", other.tail());
+            Ok(log.last()?.is_some_and(|entry| entry.attempt > before))
+        })?;
+        other.kill()
+    })?;
+    env.note(job.wait_event("Fenced", SOON)?);
+    env.note(job.finish(env.expected()?, LONG)?.to_string());
+    Ok(())
 }
 
 pub fn pods_deleted(env: &Env) -> Result<()> {

@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         kills::taskmanager,
         kills::jobmanager_and_taskmanagers_at_once,
         kills::pods_deleted,
+        kills::fenced_by_a_jobmanager_that_is_gone,
         launch::runs_to_its_end,
         failures::image_that_cannot_be_pulled,
         failures::crash_loop,
