@@ -14,6 +14,9 @@
 //! A window fires when the watermark reaches its last millisecond, and, within the allowed lateness, again for each record
 //! that comes later, with all that was accumulated. What comes later still goes to the side output for late records.
 //!
+//! Windows over two keyed streams are the same windows with the records of both:
+//! [`KeyedStream::join`](crate::job::KeyedStream::join) and [`KeyedStream::co_group`](crate::job::KeyedStream::co_group).
+//!
 //! # How it is kept
 //! State is a table per pane, not a timer per key: a record costs one look-up in one table, a window that fires walks the
 //! tables of its panes, and what is done with is dropped as a whole. Windows that slide share their panes. Triggers other
@@ -25,6 +28,7 @@
 //! was late before is late again.
 mod aligned;
 mod assigner;
+mod co_group;
 mod count;
 mod function;
 mod late;
@@ -36,6 +40,7 @@ mod trigger;
 mod triggered;
 
 pub use assigner::{Global, Session, Sliding, TimeDomain, TimeWindow, Tumbling, Windows};
+pub use co_group::{CoGroup, CombinedStreams, Join, TaggedUnion, WindowedStreams};
 pub use stream::{CountWindowedStream, WindowedStream};
 pub use trigger::{
     ContinuousEventTime, ContinuousProcessingTime, Count, DefaultTrigger, EventTime, ProcessingTime, Purging, Trigger,

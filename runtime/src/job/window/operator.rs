@@ -58,6 +58,10 @@ pub(super) struct WindowOperator<S, W: WindowFunction, G: Trigger<W::In>> {
 
 impl<S, W: WindowFunction, G: Trigger<W::In>> WindowOperator<S, W, G> {
     pub fn new(selector: S, function: W, trigger: G, spec: &Spec, late: Option<OutputTag<W::In>>) -> Self {
+        Self::with_late(selector, function, trigger, spec, Late::new(late))
+    }
+
+    pub fn with_late(selector: S, function: W, trigger: G, spec: &Spec, late: Late<W::In>) -> Self {
         let (time, timed, engine) = match *spec {
             Spec::Count(count) => (TimeDomain::EventTime, false, Engine::Count(CountEngine::new(WINDOWS, count))),
             Spec::Time(Windows::Global, lateness) => {
@@ -88,13 +92,18 @@ impl<S, W: WindowFunction, G: Trigger<W::In>> WindowOperator<S, W, G> {
             timed: timed && time == TimeDomain::EventTime,
             engine,
             reached: KeyGroupMark::new(REACHED),
-            late: Late::new(late),
+            late,
             clock: Clock::system(),
             needs_clock,
             passed: i64::MIN,
             metrics: TaskMetrics::default(),
             name: String::new(),
         }
+    }
+
+    /// Takes the late records, if they are kept.
+    pub fn late(&mut self) -> impl Iterator<Item = (W::In, i64)> {
+        self.late.kept()
     }
 
     fn advance_processing(&mut self, passed: i64, out: &mut Output<W::Out>) {

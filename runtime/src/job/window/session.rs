@@ -246,10 +246,10 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
         sessions.list.retain_mut(|s| {
             let cleanup = s.window.max_timestamp().saturating_add(lateness);
             let mut last = i64::MIN;
+            let until = if by == domain { cleanup } else { i64::MAX };
             let call = |slot: &mut Slot<W::Acc, G::State>| match domain {
-                TimeDomain::EventTime if by == domain => rules.event_timer(s.window, cleanup, slot),
-                TimeDomain::EventTime => rules.event_timer(s.window, i64::MAX, slot),
-                TimeDomain::ProcessingTime => rules.processing_timer(s.window, slot),
+                TimeDomain::EventTime => rules.event_timer(s.window, until, slot),
+                TimeDomain::ProcessingTime => rules.processing_timer(s.window, until, slot),
             };
             while let Some((time, result)) = call(&mut s.slot) {
                 let result = if time == last { TriggerResult::Continue } else { result };

@@ -94,9 +94,10 @@ impl<W: WindowFunction, G: Trigger<W::In>> Rules<'_, W, G> {
     pub fn processing_timer(
         &self,
         window: TimeWindow,
+        cleanup: i64,
         slot: &mut Slot<W::Acc, G::State>,
     ) -> Option<(i64, TriggerResult)> {
-        let time = slot.timers.processing.filter(|&t| t <= self.clocks.processing)?;
+        let time = slot.timers.processing.filter(|&t| t <= self.clocks.processing && t <= cleanup)?;
         slot.timers.processing = None;
         Some((time, self.trigger.on_processing_time(time, &mut self.cx(window, slot))))
     }

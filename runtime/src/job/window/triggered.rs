@@ -194,7 +194,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
         };
         let called = match domain {
             TimeDomain::EventTime => rules.event_timer(window, cleanup, slot),
-            TimeDomain::ProcessingTime => rules.processing_timer(window, slot),
+            TimeDomain::ProcessingTime => rules.processing_timer(window, cleanup, slot),
         };
         if let Some((time, result)) = called {
             rules.act(result, time, &at.key, window, slot, out);

@@ -74,22 +74,33 @@ pub fn listing() -> Listing {
 
 pub type Operator<G> = WindowOperator<Selector, Listing, G>;
 
-struct Subtask<G: Trigger<Rec>> {
-    operator: Operator<G>,
-    out: Output<(u64, i64, i64, Vec<i64>)>,
+/// What an operator under test emits: key, start and end of the window, values.
+pub type Emitted = (u64, i64, i64, Vec<i64>);
+pub trait UnderTest: KeyedOperator<Rec, Key = u64, Out = Emitted> {}
+impl<O: KeyedOperator<Rec, Key = u64, Out = Emitted>> UnderTest for O {}
+
+struct Subtask<O> {
+    operator: O,
+    out: Output<Emitted>,
 }
 
-pub struct Driver<G: Trigger<Rec>> {
-    make: Box<dyn Fn() -> Operator<G>>,
-    subtasks: Vec<Subtask<G>>,
+pub struct Driver<O> {
+    make: Box<dyn Fn() -> O>,
+    subtasks: Vec<Subtask<O>>,
     clock: Clock,
-    fired: Arc<Mutex<Vec<((u64, i64, i64, Vec<i64>), i64)>>>,
+    fired: Arc<Mutex<Vec<(Emitted, i64)>>>,
     late: Arc<Mutex<Vec<(Rec, i64)>>>,
 }
 
-impl<G: Trigger<Rec>> Driver<G> {
+impl<G: Trigger<Rec>> Driver<Operator<G>> {
     pub fn new(spec: Spec, trigger: G, parallelism: u32) -> Self {
         let make = move || WindowOperator::new(selector(), listing(), trigger.clone(), &spec, Some(LATE));
+        Self::of(make, parallelism)
+    }
+}
+
+impl<O: UnderTest> Driver<O> {
+    pub fn of(make: impl Fn() -> O + 'static, parallelism: u32) -> Self {
         let mut driver = Self {
             make: Box::new(make),
             subtasks: Vec::new(),

@@ -1,4 +1,5 @@
 //! Windows against a naive oracle, with random input, snapshots and rescales; edge cases.
+mod co_group;
 mod driver;
 mod edges;
 mod oracle;

@@ -1,13 +1,19 @@
 //! Each kind of window with each kind of trigger against the oracle: out-of-order input, lateness, batch sizes, a snapshot
 //! and restore at a random place, also at another parallelism.
-use super::driver::{Driver, Rec};
+use super::co_group::{co_grouped, joined, pairs};
+use super::driver::{Driver, Fired, LATE, Rec, UnderTest, selector};
 use super::oracle::{Kind, Oracle};
+use crate::dataflow::Output;
+use crate::job::window::TimeWindow;
 use crate::job::window::assigner::{Aligned, CountSpec, TimeDomain, Windows};
+use crate::job::window::function::Aggregate;
 use crate::job::window::operator::Spec;
+use crate::job::window::operator::WindowOperator;
 use crate::job::window::trigger::{
-    ContinuousEventTime, ContinuousProcessingTime, Count, DefaultTrigger, EventTime, Purging, Trigger, TriggerContext,
-    TriggerResult,
+    ContinuousEventTime, ContinuousProcessingTime, Count, DefaultTrigger, EventTime, ProcessingTime, Purging, Trigger,
+    TriggerContext, TriggerResult,
 };
+use crate::state::AggregateFunction;
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -65,18 +71,32 @@ fn spec(kind: Kind, time: TimeDomain, lateness: i64) -> Spec {
 
 /// Plays the events to the operator and to the oracle; compares what fired and what was late after each.
 fn play<G: Trigger<Rec>>(kind: Kind, time: TimeDomain, lateness: i64, trigger: G, parallelism: u32, events: &[Event]) {
-    let by_clock = time == TimeDomain::ProcessingTime;
-    let mut driver = Driver::new(spec(kind, time, lateness), trigger.clone(), parallelism);
-    let mut oracle = Oracle::new(kind, time, lateness, trigger);
+    let driver = Driver::new(spec(kind, time, lateness), trigger.clone(), parallelism);
+    play_with(driver, Oracle::new(kind, time, lateness, trigger), |fired| vec![fired], events);
+}
+
+/// The operator emits `expected` of each firing of the oracle.
+fn play_with<O: UnderTest, G: Trigger<Rec>>(
+    mut driver: Driver<O>,
+    mut oracle: Oracle<G>,
+    expected: impl Fn(Fired) -> Vec<Fired>,
+    events: &[Event],
+) {
+    let by_clock = oracle.time == TimeDomain::ProcessingTime;
     let (mut value, mut event_time, mut watermark, mut clock) = (0, 0, i64::MIN, 0);
     driver.clock(clock);
     oracle.processing(clock - 1);
-    let check = |driver: &mut Driver<G>, oracle: &mut Oracle<G>, what: &dyn std::fmt::Debug| {
-        assert_eq!(driver.take(), oracle.take(), "after {what:?}");
+    let check = |driver: &mut Driver<O>, oracle: &mut Oracle<G>, what: &dyn std::fmt::Debug| {
+        let (fired, late) = oracle.take();
+        let mut fired: Vec<Fired> = fired.into_iter().flat_map(&expected).collect();
+        fired.sort_unstable();
+        assert_eq!(driver.take(), (fired, late), "after {what:?}");
     };
     for event in events {
         match event {
             Event::Batch(records) => {
+                // a batch is a tick, too: timers in the past call back
+                oracle.processing(clock - 1);
                 let mut batch = Vec::new();
                 for &(key, distance) in records {
                     value += 1;
@@ -142,6 +162,27 @@ impl Trigger<Rec> for Odd {
 }
 
 const EVENT: TimeDomain = TimeDomain::EventTime;
+const CLOCK: TimeDomain = TimeDomain::ProcessingTime;
+
+#[derive(Clone)]
+struct Sum;
+impl AggregateFunction for Sum {
+    type In = Rec;
+    type Acc = (i64, i64);
+    type Out = (i64, i64);
+    fn create(&self) -> (i64, i64) {
+        (0, 0)
+    }
+    fn add(&self, acc: &mut (i64, i64), r: Rec) {
+        *acc = (acc.0 + r.1, acc.1 + 1);
+    }
+    fn result(&self, acc: &(i64, i64)) -> (i64, i64) {
+        *acc
+    }
+    fn merge(&self, acc: &mut (i64, i64), other: (i64, i64)) {
+        *acc = (acc.0 + other.0, acc.1 + other.1);
+    }
+}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
@@ -152,9 +193,10 @@ proptest! {
     }
 
     #[test]
-    fn by_the_clock(kind in kinds().prop_filter("has an end", |k| !matches!(k, Kind::Global)), p in 1u32..4, events in events()) {
-        let time = TimeDomain::ProcessingTime;
-        play(kind, time, 0, DefaultTrigger(time), p, &events);
+    fn by_the_clock(kind in kinds().prop_filter("has an end", |k| !matches!(k, Kind::Global)), n in 1u64..6, p in 1u32..4, events in events()) {
+        play(kind, CLOCK, 0, DefaultTrigger(CLOCK), p, &events);
+        play(kind, CLOCK, 0, Purging(Count(n)), p, &events);
+        play(kind, CLOCK, 0, ContinuousProcessingTime::every(Duration::from_millis(n)), p, &events);
     }
 
     #[test]
@@ -207,5 +249,59 @@ proptest! {
                 _ => {}
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Windows of event time that the clock fires.
+    #[test]
+    fn of_event_time_by_the_clock(kind in kinds(), lateness in lateness(), p in 1u32..4, events in events()) {
+        play(kind, EVENT, lateness, ProcessingTime, p, &events);
+    }
+
+    /// Incremental aggregates: panes are merged, results are computed of copies.
+    #[test]
+    fn aggregated(kind in kinds(), lateness in lateness(), n in 1u64..6, p in 1u32..4, events in events()) {
+        fn summing<G: Trigger<Rec>>(kind: Kind, lateness: i64, trigger: G, p: u32, events: &[Event]) {
+            let (spec, oracle) = (spec(kind, EVENT, lateness), Oracle::new(kind, EVENT, lateness, trigger.clone()));
+            let emit = |k: &u64, w: &TimeWindow, (sum, n): (i64, i64), out: &mut Output<_>| {
+                out.push((*k, w.start, w.end, vec![sum, n]));
+            };
+            let make = move || {
+                let sum = Aggregate(Sum, emit, std::marker::PhantomData);
+                WindowOperator::new(selector(), sum, trigger.clone(), &spec, Some(LATE))
+            };
+            let summed = |(k, s, e, v, t): Fired| vec![(k, s, e, vec![v.iter().sum(), v.len() as i64], t)];
+            play_with(Driver::of(make, p), oracle, summed, events);
+        }
+        summing(kind, lateness, DefaultTrigger(EVENT), p, &events);
+        summing(kind, lateness, Purging(Count(n)), p, &events);
+    }
+
+    /// Both streams' records lie in the same windows, which fire as those of one stream would.
+    #[test]
+    fn co_groups(kind in kinds(), lateness in lateness(), n in 1u64..6, p in 1u32..4, events in events()) {
+        fn grouping<G: Trigger<Rec>>(kind: Kind, time: TimeDomain, lateness: i64, trigger: G, p: u32, events: &[Event]) {
+            let (spec, oracle) = (spec(kind, time, lateness), Oracle::new(kind, time, lateness, trigger.clone()));
+            play_with(Driver::of(move || co_grouped(trigger.clone(), &spec), p), oracle, |fired| vec![fired], events);
+        }
+        grouping(kind, EVENT, lateness, DefaultTrigger(EVENT), p, &events);
+        grouping(kind, EVENT, lateness, Count(n), p, &events);
+        grouping(kind, EVENT, lateness, Odd, p, &events);
+        if !matches!(kind, Kind::Global) {
+            grouping(kind, CLOCK, 0, DefaultTrigger(CLOCK), p, &events);
+        }
+    }
+
+    #[test]
+    fn joins(kind in kinds(), lateness in lateness(), n in 1u64..6, p in 1u32..4, events in events()) {
+        fn joining<G: Trigger<Rec>>(kind: Kind, lateness: i64, trigger: G, p: u32, events: &[Event]) {
+            let (spec, oracle) = (spec(kind, EVENT, lateness), Oracle::new(kind, EVENT, lateness, trigger.clone()));
+            play_with(Driver::of(move || joined(trigger.clone(), &spec), p), oracle, pairs, events);
+        }
+        joining(kind, lateness, DefaultTrigger(EVENT), p, &events);
+        joining(kind, lateness, Purging(Count(n)), p, &events);
     }
 }
