@@ -50,7 +50,7 @@ impl<T: Data, S: KeySelector<T>> KeyedStream<T, S> {
         P: KeyedProcessFunction<In = T, Key = S::Key>,
     {
         let selector = self.selector.clone();
-        self.add(name, move || super::keyed_stages::Function { selector: selector.clone(), function: make() })
+        self.add(name, move || super::keyed_stages::Function::new(selector.clone(), make()))
     }
 
     pub(super) fn add<O: super::keyed_stages::KeyedOperator<T>>(

@@ -9,6 +9,7 @@ use crate::dataflow::factory::{AnyStage, BuildContext, Consumers, NodeFactory};
 use crate::dataflow::{AnySideOutput, Batch, Clock, Output, Signal, Stage};
 use crate::error::{Error, ErrorCode, Result};
 use crate::state::file::{self, NotDeclared, ReadAt};
+use crate::state::table::Single;
 use crate::state::{KeyRef, KeyedTable, ValueState};
 use std::marker::PhantomData;
 use std::task::{Context, Poll, ready};
@@ -75,28 +76,63 @@ impl<T: Data, S: KeySelector<T>, F: Fn(&mut T, T) + Send + 'static> KeyedOperato
     }
     fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<T>) -> Result<()> {
         let Self { selector, f, state } = self;
-        // each result takes the place of its record, beside its timestamp: collecting a vector's own records allocates nothing
-        let mut hashes = batch.hashes.iter();
-        let reduced = std::mem::take(&mut batch.records).into_iter().map(|record| {
-            let hash = hashes.next().copied().unwrap_or_default();
-            let mut first = false;
-            let reduced = selector.with_key(&record, |key| {
-                let first = &mut first;
-                state.get_mut_or_insert_with(&KeyRef { hash, key }, || {
-                    *first = true;
-                    record.clone()
-                })
-            });
-            if first {
-                return record;
+        match state.single(batch.len()) {
+            Some(mut single) => reduce(batch, selector, f, &mut single),
+            None => {
+                state.prefetch(&batch.hashes);
+                reduce(batch, selector, f, state);
             }
-            f(reduced, record);
-            reduced.clone()
-        });
-        batch.records = reduced.collect();
-        batch.hashes.clear();
+        }
         out.forward(batch)
     }
+}
+
+/// Where a loop over a batch finds the values of its keys.
+trait Values<K, V> {
+    fn value(&mut self, key: &KeyRef<'_, K>, new: impl FnOnce() -> V) -> &mut V;
+}
+
+impl<K: Key, V: Data> Values<K, V> for ValueState<K, V> {
+    #[inline(always)]
+    fn value(&mut self, key: &KeyRef<'_, K>, new: impl FnOnce() -> V) -> &mut V {
+        self.get_mut_or_insert_with(key, new)
+    }
+}
+
+impl<K: Key, V: Data> Values<K, V> for Single<'_, K, V> {
+    #[inline(always)]
+    fn value(&mut self, key: &KeyRef<'_, K>, new: impl FnOnce() -> V) -> &mut V {
+        self.upsert_with(key.hash, key.key, new)
+    }
+}
+
+/// Puts each result in the place of its record, beside its timestamp.
+fn reduce<T: Data, S: KeySelector<T>>(
+    batch: &mut Batch<T>,
+    selector: &S,
+    f: &impl Fn(&mut T, T),
+    values: &mut impl Values<S::Key, T>,
+) {
+    let mut hashes = batch.hashes.iter();
+    // collecting a vector's own records allocates nothing
+    let reduced = std::mem::take(&mut batch.records).into_iter().map(|record| {
+        let hash = hashes.next().copied().unwrap_or_default();
+        let mut first = false;
+        let reduced = selector.with_key(&record, |key| {
+            let first = &mut first;
+            values.value(&KeyRef { hash, key }, || {
+                *first = true;
+                record.clone()
+            })
+        });
+        if first {
+            return record;
+        }
+        f(reduced, record);
+        reduced.clone()
+    });
+    batch.records = reduced.collect();
+    batch.hashes.clear();
 }
 
 /// `KeyedStream::process`: a closure over one value per key.
@@ -127,41 +163,69 @@ where
         vec![&mut self.state]
     }
     fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<U>) -> Result<()> {
-        match batch.timestamps.is_empty() {
-            true => self.rows::<false>(batch, out),
-            false => self.rows::<true>(batch, out),
+        let Self { selector, f, state, .. } = self;
+        match (state.single(batch.len()), batch.timestamps.is_empty()) {
+            (Some(mut single), true) => rows::<false, T, U, V, S>(batch, selector, f, &mut single, out),
+            (Some(mut single), false) => rows::<true, T, U, V, S>(batch, selector, f, &mut single, out),
+            (None, untimed) => {
+                state.prefetch(&batch.hashes);
+                match untimed {
+                    true => rows::<false, T, U, V, S>(batch, selector, f, state, out),
+                    false => rows::<true, T, U, V, S>(batch, selector, f, state, out),
+                }
+            }
         }
         Ok(())
     }
 }
 
-impl<T, U, V, S, F> Closure<S, V, F, T, U>
-where
-    U: Data,
-    V: Data + Default,
-    S: KeySelector<T>,
-    F: Fn(&mut V, T, &mut Output<U>),
-{
-    fn rows<const TIMED: bool>(&mut self, batch: &mut Batch<T>, out: &mut Output<U>) {
-        let Self { selector, f, state, .. } = self;
-        let (hashes, timestamps) = (std::mem::take(&mut batch.hashes), std::mem::take(&mut batch.timestamps));
-        let mut columns = (hashes.iter(), timestamps.iter());
-        batch.take_each(|record| {
-            let hash = columns.0.next().copied().unwrap_or_default();
-            if TIMED && let Some(&timestamp) = columns.1.next() {
-                out.set_timestamp(timestamp);
-            }
-            let value = selector.with_key(&record, |key| state.get_mut_or_default(&KeyRef { hash, key }));
-            f(value, record, out);
-        });
-        (batch.hashes, batch.timestamps) = (hashes, timestamps);
-    }
+fn rows<const TIMED: bool, T, U: Data, V: Data + Default, S: KeySelector<T>>(
+    batch: &mut Batch<T>,
+    selector: &S,
+    f: &impl Fn(&mut V, T, &mut Output<U>),
+    values: &mut impl Values<S::Key, V>,
+    out: &mut Output<U>,
+) {
+    let (hashes, timestamps) = (std::mem::take(&mut batch.hashes), std::mem::take(&mut batch.timestamps));
+    let mut columns = (hashes.iter(), timestamps.iter());
+    batch.take_each(|record| {
+        let hash = columns.0.next().copied().unwrap_or_default();
+        if TIMED && let Some(&timestamp) = columns.1.next() {
+            out.set_timestamp(timestamp);
+        }
+        let value = selector.with_key(&record, |key| values.value(&KeyRef { hash, key }, V::default));
+        f(value, record, out);
+    });
+    (batch.hashes, batch.timestamps) = (hashes, timestamps);
 }
 
 /// `KeyedStream::process_function`
 pub struct Function<S, P> {
-    pub selector: S,
-    pub function: P,
+    selector: S,
+    function: P,
+    batches: u32,
+    /// Some state may be too large for a cache.
+    large: bool,
+}
+
+/// Batches between two looks at how large the states are, and the entries that they may have before a look is worth its while.
+const LOOK_EVERY: u32 = 64;
+const LARGE: usize = 4096;
+
+impl<S, P: KeyedProcessFunction> Function<S, P> {
+    pub fn new(selector: S, function: P) -> Self {
+        Self { selector, function, batches: 0, large: false }
+    }
+
+    fn prefetch(&mut self, hashes: &[u64]) {
+        if self.batches.is_multiple_of(LOOK_EVERY) {
+            self.large = self.function.states().iter().any(|s| s.len() >= LARGE);
+        }
+        self.batches = self.batches.wrapping_add(1);
+        if self.large {
+            self.function.states().iter().for_each(|s| s.prefetch(hashes));
+        }
+    }
 }
 
 impl<S, P> KeyedOperator<P::In> for Function<S, P>
@@ -198,6 +262,7 @@ where
         Ok(())
     }
     fn run(&mut self, batch: &mut Batch<P::In>, out: &mut Output<P::Out>) -> Result<()> {
+        self.prefetch(&batch.hashes);
         let timed = !batch.timestamps.is_empty();
         for (i, (record, &hash)) in batch.records.iter().zip(&batch.hashes).enumerate() {
             if timed {

@@ -64,6 +64,8 @@ pub trait KeyedTable<K: Key>: Send {
     }
     /// The time is this, ms since the Unix epoch; called before each batch and before the state is frozen.
     fn tick(&mut self, _now: i64) {}
+    /// A batch of records with these keys comes next: brings their entries near, where that pays.
+    fn prefetch(&self, _hashes: &[u64]) {}
     /// Number of keys.
     fn len(&self) -> usize;
     fn is_empty(&self) -> bool {
@@ -128,6 +130,9 @@ macro_rules! kept_table {
             fn adopt(&mut self, shards: Vec<Box<dyn RestoreShard>>) {
                 either!(mut &mut self.kept, t => t.adopt(shards));
             }
+            fn prefetch(&self, hashes: &[u64]) {
+                either!(&self.kept, t => t.table.prefetch(hashes));
+            }
             fn len(&self) -> usize {
                 either!(&self.kept, t => t.table.len())
             }
@@ -168,6 +173,9 @@ macro_rules! keyed_table {
             }
             fn adopt(&mut self, shards: Vec<Box<dyn RestoreShard>>) {
                 self.inner.adopt(shards);
+            }
+            fn prefetch(&self, hashes: &[u64]) {
+                self.inner.table.prefetch(hashes);
             }
             fn len(&self) -> usize {
                 self.inner.table.len()

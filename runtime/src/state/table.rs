@@ -15,10 +15,13 @@
 //! An entry does not hold its hash: with it, a table of string keys was no faster at any size and a quarter larger
 //! (`benches/state.rs`); the hash is computed again when a segment grows or splits.
 //!
-//! Seams that are not filled yet:
-//! - *prefetch by batch*: `upsert` is three dependent loads (directory, control bytes, entry). A batch form would do the
-//!   first two for all hashes of a batch before the third.
-//! - *merging* of sparse neighbours after mass removal: removal shrinks a segment's table, the directory stays.
+//! For each segment the table remembers which entries were written lately, up to a share of them: a snapshot of what changed
+//! looks at those alone.
+//!
+//! An access is three dependent loads (directory, control bytes, entry). [`SegmentedTable::prefetch`] does them for all
+//! records of a batch, none of which waits for another, before the first one needs its entry.
+//!
+//! Not there: *merging* of sparse neighbours after mass removal. Removal shrinks a segment's table, the directory stays.
 mod frozen;
 mod layer;
 mod restore;
@@ -32,7 +35,7 @@ pub use restore::Shard;
 use crate::data::{Data, Key};
 use frozen::Part;
 use hashbrown::hash_table::Entry;
-use layer::{Slot, Table, spin};
+use layer::{Layer, Slot, Table, Written, spin};
 use segment::Segment;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -40,7 +43,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// The least and the most buckets of a full segment, and the bytes that decide between them. A split moves half a
 /// segment's entries within one write, a freeze takes time by the number of segments.
 const BUCKETS: (usize, usize) = (512, 4096);
-const SEGMENT_BYTES: usize = 256 << 10;
+const SEGMENT_BYTES: usize = 1 << 20;
+
+/// A table of fewer bytes of entries lies in the second-level cache for the most part.
+const CACHED_BYTES: usize = 1 << 20;
 
 /// The directory may have this many slots per segment, so that keys with equal prefixes cannot blow it up. Also the share
 /// of the hashes that one subtask of many owns needs such room: its segments begin at a depth of log2(parallelism).
@@ -71,18 +77,52 @@ pub struct SegmentedTable<K, V> {
     credit: usize,
 }
 
+/// The only segment of a table, during one batch.
+pub struct Single<'a, K, V> {
+    table: &'a mut Table<K, V>,
+    written: &'a mut Written,
+    len: &'a mut usize,
+    epoch: u32,
+}
+
+impl<K: Key, V: Data> Single<'_, K, V> {
+    /// As [`SegmentedTable::upsert_with`].
+    #[inline]
+    pub fn upsert_with(&mut self, hash: u64, key: &K, new: impl FnOnce() -> V) -> &mut V {
+        match self.table.find_entry(spin(hash), |s| s.key.same_key(key)) {
+            Ok(e) => &mut touch(e.into_mut(), self.written, hash, self.epoch).value,
+            Err(absent) => {
+                *self.len += 1;
+                insert_absent(absent.into_table(), self.written, hash, self.epoch, key, new)
+            }
+        }
+    }
+}
+
 /// Out of line: the loop of an operator finds nearly every key.
 #[cold]
 #[inline(never)]
 fn insert_absent<'a, K: Key, V>(
     table: &'a mut Table<K, V>,
+    written: &mut Written,
     hash: u64,
     epoch: u32,
     key: &K,
     new: impl FnOnce() -> V,
 ) -> &'a mut V {
+    written.note(hash, epoch);
     let slot = Slot { key: key.clone(), value: new(), epoch };
     &mut table.insert_unique(spin(hash), slot, |s| spin(s.key.key_hash())).into_mut().value
+}
+
+/// The slot is written in this epoch.
+#[inline]
+fn touch<'a, K, V>(slot: &'a mut Slot<K, V>, written: &mut Written, hash: u64, epoch: u32) -> &'a mut Slot<K, V> {
+    if slot.epoch != epoch {
+        slot.epoch = epoch;
+        written.note(hash, epoch);
+    }
+    slot
 }
 
 impl<K: Key, V: Data> Default for SegmentedTable<K, V> {
@@ -101,7 +141,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         Self {
             depth: 0,
             directory: vec![0],
-            segments: vec![Segment::new(Table::new(), 0, 0, split_at)],
+            segments: vec![Segment::with_room(Table::new(), 0, split_at)],
             split_at,
             len: 0,
             epoch: 0,
@@ -114,6 +154,31 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
     #[inline]
     fn segment_of(&self, hash: u64) -> usize {
         self.directory[(hash >> 1 >> (63 - self.depth)) as usize] as usize
+    }
+
+    /// Brings the entries of these keys near, all at a time, if the table is larger than a cache. For the batch that comes next.
+    pub fn prefetch(&self, hashes: &[u64]) {
+        if self.len < CACHED_BYTES / size_of::<Slot<K, V>>().max(1) {
+            return;
+        }
+        let mut seen = 0;
+        for &hash in hashes {
+            let segment = &self.segments[self.segment_of(hash)];
+            // no load depends on the one before: the processor waits for many at once
+            let mut touch = |table: &Table<K, V>| {
+                let found = table.find(spin(hash), |slot| {
+                    seen ^= slot.epoch;
+                    true
+                });
+                found.is_some()
+            };
+            if !touch(&segment.top.table)
+                && let Some(under) = &segment.under
+            {
+                touch(&under.bottom.table);
+            }
+        }
+        std::hint::black_box(seen);
     }
 
     /// The value of `key`, which is [`Default`] if there was none. The key is cloned only when it is first stored.
@@ -130,17 +195,26 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
     pub fn upsert_with(&mut self, hash: u64, key: &K, new: impl FnOnce() -> V) -> &mut V {
         let at = self.writable(hash, key);
         let Self { segments, len, epoch, .. } = self;
-        match segments[at].top.table.find_entry(spin(hash), |s| s.key.same_key(key)) {
-            Ok(e) => {
-                let slot = e.into_mut();
-                slot.epoch = *epoch;
-                &mut slot.value
-            }
+        let Layer { table, written, .. } = &mut segments[at].top;
+        match table.find_entry(spin(hash), |s| s.key.same_key(key)) {
+            Ok(e) => &mut touch(e.into_mut(), written, hash, *epoch).value,
             Err(absent) => {
                 *len += 1;
-                insert_absent(absent.into_table(), hash, *epoch, key, new)
+                insert_absent(absent.into_table(), written, hash, *epoch, key, new)
             }
         }
+    }
+
+    /// For a loop over a whole batch: where all keys lie in one segment, which has room for so many more and is not frozen,
+    /// that segment alone. Few keys mean little work for each, and looking for the segment is a good part of it.
+    pub fn single(&mut self, room: usize) -> Option<Single<'_, K, V>> {
+        let Self { segments, len, epoch, .. } = self;
+        let [segment] = &mut segments[..] else { return None };
+        if segment.top.table.len() + room >= segment.limit {
+            return None;
+        }
+        let Layer { table, written, .. } = &mut segment.top;
+        Some(Single { table, written, len, epoch: *epoch })
     }
 
     #[inline]
@@ -156,9 +230,9 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
             self.get(hash, key)?;
             at = self.prepare(hash, key);
         }
-        let slot = self.segments[at].top.table.find_mut(spin(hash), |s| s.key.same_key(key))?;
-        slot.epoch = self.epoch;
-        Some(&mut slot.value)
+        let Layer { table, written, .. } = &mut self.segments[at].top;
+        let slot = table.find_mut(spin(hash), |s| s.key.same_key(key))?;
+        Some(&mut touch(slot, written, hash, self.epoch).value)
     }
 
     /// Sets the value of `key` and returns the one before.
@@ -166,14 +240,15 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
     pub fn insert(&mut self, hash: u64, key: &K, value: V) -> Option<V> {
         let at = self.writable(hash, key);
         let Self { segments, len, epoch, .. } = self;
-        match segments[at].top.table.entry(spin(hash), |s| s.key.same_key(key), |s| spin(s.key.key_hash())) {
+        let Layer { table, written, .. } = &mut segments[at].top;
+        match table.entry(spin(hash), |s| s.key.same_key(key), |s| spin(s.key.key_hash())) {
             Entry::Occupied(e) => {
-                let slot = e.into_mut();
-                slot.epoch = *epoch;
+                let slot = touch(e.into_mut(), written, hash, *epoch);
                 Some(std::mem::replace(&mut slot.value, value))
             }
             Entry::Vacant(e) => {
                 *len += 1;
+                written.note(hash, *epoch);
                 e.insert(Slot { key: key.clone(), value, epoch: *epoch });
                 None
             }
@@ -185,15 +260,16 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
     pub fn reduce(&mut self, hash: u64, key: &K, value: V, merge: impl FnOnce(&mut V, V)) -> &mut V {
         let at = self.writable(hash, key);
         let Self { segments, len, epoch, .. } = self;
-        match segments[at].top.table.entry(spin(hash), |s| s.key.same_key(key), |s| spin(s.key.key_hash())) {
+        let Layer { table, written, .. } = &mut segments[at].top;
+        match table.entry(spin(hash), |s| s.key.same_key(key), |s| spin(s.key.key_hash())) {
             Entry::Occupied(e) => {
-                let slot = e.into_mut();
-                slot.epoch = *epoch;
+                let slot = touch(e.into_mut(), written, hash, *epoch);
                 merge(&mut slot.value, value);
                 &mut slot.value
             }
             Entry::Vacant(e) => {
                 *len += 1;
+                written.note(hash, *epoch);
                 &mut e.insert(Slot { key: key.clone(), value, epoch: *epoch }).into_mut().value
             }
         }
@@ -203,10 +279,12 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
     pub fn insert_new(&mut self, hash: u64, key: K, value: V) -> Result<(), (K, V)> {
         let at = self.writable(hash, &key);
         let Self { segments, len, epoch, .. } = self;
-        match segments[at].top.table.entry(spin(hash), |s| s.key.same_key(&key), |s| spin(s.key.key_hash())) {
+        let Layer { table, written, .. } = &mut segments[at].top;
+        match table.entry(spin(hash), |s| s.key.same_key(&key), |s| spin(s.key.key_hash())) {
             Entry::Occupied(_) => Err((key, value)),
             Entry::Vacant(e) => {
                 *len += 1;
+                written.note(hash, *epoch);
                 e.insert(Slot { key, value, epoch: *epoch });
                 Ok(())
             }
@@ -312,7 +390,8 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
             self.directory = self.directory.iter().flat_map(|&x| [x, x]).collect();
             self.depth += 1;
         }
-        let upper = |key: &K| (key.key_hash() << depth) >> 63 == 1;
+        let is_upper = |hash: u64| (hash << depth) >> 63 == 1;
+        let upper = |key: &K| is_upper(key.key_hash());
         let old = std::mem::take(&mut self.segments[at].top);
         let ones = old.table.iter().filter(|s| upper(&s.key)).count();
         let room = |n: usize| if n == 0 { Table::new() } else { Table::with_capacity(n.max(self.split_at)) };
@@ -321,7 +400,9 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
             let half = if upper(&slot.key) { &mut high } else { &mut low };
             half.insert_unique(spin(slot.key.key_hash()), slot, |s| spin(s.key.key_hash()));
         }
-        let mut halves = [low, high].map(|t| Segment::new(t, old.newest, depth + 1, self.split_at));
+        let [low_written, high_written] = old.written.split(is_upper);
+        let half = |table, written| Segment::new(table, old.newest, written, depth + 1, self.split_at);
+        let mut halves = [half(low, low_written), half(high, high_written)];
         for (key, epoch) in old.removed.into_iter().flat_map(|r| *r) {
             halves[usize::from(upper(&key))].top.note_removed(key.key_hash(), key, epoch);
         }

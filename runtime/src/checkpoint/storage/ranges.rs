@@ -7,6 +7,7 @@ use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -73,8 +74,16 @@ impl ReadAt for Local {
     fn size(&self) -> u64 {
         self.size
     }
+    /// Little enough to be still in the cache when it is decoded.
+    fn fetch(&self) -> u64 {
+        1 << 20
+    }
     fn read_at(&self, range: Range<u64>) -> Result<Bytes> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
+        // the disk works on what comes next while this is decoded; a file system that cannot tell reads it when it comes
+        if let Some(next) = NonZeroU64::new(self.fetch().min(self.size.saturating_sub(range.end))) {
+            let _ = rustix::fs::fadvise(&self.file, range.end, Some(next), rustix::fs::Advice::WillNeed);
+        }
         match self.file.read_exact_at(&mut bytes, range.start) {
             Ok(()) => Ok(bytes.into()),
             Err(e) => Err(Error::external(ErrorCode::Storage, format!("cannot read {}: {e}", self.name))),

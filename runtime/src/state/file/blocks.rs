@@ -81,6 +81,12 @@ impl<'a> BlockWriter<'a> {
         })
     }
 
+    /// Begins with this room.
+    pub(super) fn with_room(mut self, room: Vec<u8>) -> Self {
+        self.chunk.bytes = room;
+        self
+    }
+
     /// Adds an entry.
     #[inline]
     pub fn entry(&mut self, group: u32, key: &impl Data, value: &impl Data) -> Result<()> {

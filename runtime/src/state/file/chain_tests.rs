@@ -139,7 +139,7 @@ proptest! {
         let mut s = Subtask {
             states: States::new(),
             keys: (0..120).map(name).collect(),
-            options: WriteOptions { block, chunk: block * 3, compression, level: 1, threads },
+            options: WriteOptions { block, chunk: block * 3, compression, level: 1, threads, ..WriteOptions::default() },
             increments: Increments::default(),
             files: BTreeMap::new(),
             frozen: None,

@@ -11,15 +11,16 @@ use std::ops::Range;
 
 /// The first read takes so many bytes from the end, which holds footer and trailer of all but the largest files.
 const TAIL: u64 = 256 << 10;
-/// Neighbouring blocks are fetched together up to so many bytes.
-const FETCH: u64 = 8 << 20;
-
 /// A file that can be read in ranges.
 pub trait ReadAt: Send + Sync {
     /// For messages: path or URL.
     fn name(&self) -> &str;
     /// Bytes.
     fn size(&self) -> u64;
+    /// Neighbouring blocks are fetched together up to so many bytes.
+    fn fetch(&self) -> u64 {
+        8 << 20
+    }
     /// Reads exactly these bytes, which lie within the size.
     fn read_at(&self, range: Range<u64>) -> Result<Bytes>;
 }
@@ -137,7 +138,9 @@ impl<'a> SnapshotFile<'a> {
         while let Some((i, block)) = rest.next() {
             let mut span = block.at.clone();
             let mut together = vec![(i, block)];
-            while let Some(next) = rest.next_if(|(_, b)| b.at.start == span.end && b.at.end - span.start <= FETCH) {
+            while let Some(next) =
+                rest.next_if(|(_, b)| b.at.start == span.end && b.at.end - span.start <= self.file.fetch())
+            {
                 span.end = next.1.at.end;
                 together.push(next);
             }

@@ -111,6 +111,7 @@ fn small() -> impl Strategy<Value = WriteOptions> {
         compression: if zstd { Compression::Zstd } else { Compression::None },
         level: 1,
         threads: 0,
+        ..WriteOptions::default()
     })
 }
 

@@ -10,8 +10,11 @@ use std::sync::{Mutex, PoisonError, mpsc};
 pub struct WriteOptions {
     /// A block ends when it has so many bytes.
     pub block: usize,
-    /// A chunk is handed on when it has so many bytes. Memory is bounded by three chunks and blocks for each thread.
+    /// A chunk is handed on when it has so many bytes.
     pub chunk: usize,
+    /// A large table may be encoded so many bytes ahead of what takes the file: the sooner a segment is let go of, the fewer
+    /// of its entries the task has to copy. Memory is bounded by this, and by two chunks for each thread.
+    pub ahead: usize,
     pub compression: Compression,
     /// Level of the compression.
     pub level: i32,
@@ -26,6 +29,7 @@ impl Default for WriteOptions {
         Self {
             block: 128 << 10,
             chunk: 1 << 20,
+            ahead: 64 << 20,
             compression: Compression::None,
             level: 1,
             threads: (cores / 2).clamp(1, 4),
@@ -134,6 +138,25 @@ pub fn write(
     Ok(Written { size: stream.size, crc32c: stream.crc32c, entries: stream.entries, removals: stream.removals })
 }
 
+/// Room of chunks that were written, for the chunks to come, of this snapshot and of the next: the first touch of fresh memory
+/// costs about as much as encoding into it.
+static ROOM: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+/// So much of it is kept.
+const ROOM_KEPT: usize = 32;
+
+fn room(bytes: usize) -> Vec<u8> {
+    let kept = ROOM.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    kept.unwrap_or_else(|| Vec::with_capacity(bytes))
+}
+
+fn give_back(mut room: Vec<u8>) {
+    room.clear();
+    let mut kept = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.len() < ROOM_KEPT {
+        kept.push(room);
+    }
+}
+
 /// Encodes on several threads, each taking the next segments, while this one puts away what is ready.
 fn on_threads(
     state: u32,
@@ -145,18 +168,19 @@ fn on_threads(
 ) -> Result<()> {
     let table = Mutex::new(table);
     let next = || table.lock().unwrap_or_else(PoisonError::into_inner).take_run(RUN);
-    let empty = Mutex::new(Vec::<Vec<u8>>::new());
-    let (full, chunks) = mpsc::sync_channel::<Chunk>(options.threads);
+    let ahead = (options.ahead / options.chunk.max(1)).clamp(options.threads, 1024);
+    let (full, chunks) = mpsc::sync_channel::<Chunk>(ahead);
     std::thread::scope(|scope| {
         let encoder = |full: mpsc::SyncSender<Chunk>| {
-            let (next, empty) = (&next, &empty);
+            let next = &next;
             move || -> Result<()> {
                 let mut put = |chunk: Chunk| match full.send(chunk) {
-                    Ok(()) => Ok(empty.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()),
+                    Ok(()) => Ok(room(options.chunk + options.block)),
                     // the other side has met an error, which it reports
                     Err(_) => Err(Error::internal("the snapshot was given up")),
                 };
-                let mut out = BlockWriter::new(state, options, &mut put)?;
+                let mut out =
+                    BlockWriter::new(state, options, &mut put)?.with_room(room(options.chunk + options.block));
                 while let Some(run) = next() {
                     run.encode(max_parallelism, since, &mut out)?;
                 }
@@ -176,7 +200,7 @@ fn on_threads(
             if put.is_err() {
                 break;
             }
-            empty.lock().unwrap_or_else(PoisonError::into_inner).push(chunk.bytes);
+            give_back(chunk.bytes);
         }
         drop(chunks);
         let encoded = encoders.into_iter().map(|e| match e.join() {

@@ -5,6 +5,7 @@ use super::{
 use crate::checkpoint::handles::{StateDescriptor, StateKind};
 use crate::data::{Data, Key};
 use crate::state::frozen::Named;
+use crate::state::table::Single;
 use crate::state::ttl::{Aging, Cutoff, StateTtl, Timed};
 use std::ops::Range;
 
@@ -27,6 +28,13 @@ impl<K: Key, V: Data> ValueState<K, V> {
     /// A state whose values expire.
     pub fn with_ttl(name: impl Into<String>, ttl: StateTtl) -> Self {
         Self { kept: Kept::Timed(Box::new(Aging::new(name.into(), StateKind::Value, ttl))) }
+    }
+    /// The state during a batch of so many records, where it is so small that a simpler way leads to all of its values.
+    pub(crate) fn single(&mut self, records: usize) -> Option<Single<'_, K, V>> {
+        match &mut self.kept {
+            Kept::Plain(t) => t.table.single(records),
+            Kept::Timed(_) => None,
+        }
     }
     #[inline]
     pub fn get(&self, key: &KeyRef<'_, K>) -> Option<&V> {

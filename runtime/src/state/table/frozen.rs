@@ -20,6 +20,9 @@ pub struct History {
     pub floor: Arc<AtomicU32>,
 }
 
+/// Entries that are brought near before they are encoded.
+const NEAR: usize = 32;
+
 /// The segments of a table at one moment, in the order of the hash.
 pub struct FrozenSegments<K, V> {
     parts: VecDeque<Part<K, V>>,
@@ -94,12 +97,7 @@ impl<K: Key, V: Data> FrozenSegments<K, V> {
 impl<K: Key, V: Data> Part<K, V> {
     /// Slots that count and are newer than `since`.
     pub fn slots(&self, since: Option<u32>) -> impl Iterator<Item = &Slot<K, V>> {
-        let all = self.layers.iter();
-        let newer = move |epoch: u32| since.is_none_or(|s| epoch > s);
-        let single = self.layers.upper.is_empty();
-        let (bottom, many) = if single { (Some(&self.layers.bottom), None) } else { (None, Some(live(all))) };
-        let bottom = bottom.filter(|l| newer(l.newest)).into_iter().flat_map(|l| l.table.iter());
-        bottom.chain(many.into_iter().flatten()).filter(move |s| newer(s.epoch))
+        live(self.layers.iter(), since)
     }
 
     /// Keys that were removed after the freeze of epoch `since` and did not come back.
@@ -124,7 +122,15 @@ impl<K: Key, V: Data> Part<K, V> {
         let slots = self.slots(since).filter(|s| keep.is_none_or(|keep| keep(&s.value)));
         if first == key_group(self.last_hash, max_parallelism) {
             let mut slots = slots;
-            return slots.try_for_each(|s| visit(first, s));
+            let mut near = Vec::with_capacity(NEAR);
+            loop {
+                // looking at their epochs brings them near, all at a time
+                near.extend(slots.by_ref().take(NEAR));
+                if near.is_empty() {
+                    return Ok(());
+                }
+                near.drain(..).try_for_each(|s| visit(first, s))?;
+            }
         }
         let group = |s: &Slot<K, V>| key_group(s.key.key_hash(), max_parallelism);
         let mut all: Vec<_> = slots.map(|s| (group(s), s)).collect();

@@ -22,6 +22,73 @@ pub(super) fn spin(hash: u64) -> u64 {
 
 pub(super) type Table<K, V> = HashTable<Slot<K, V>>;
 
+/// Which entries of a layer were written lately, so that a snapshot of few changes need not look at all entries.
+#[derive(Clone)]
+pub(super) struct Written {
+    /// `hashes` tells each entry that was last written in a later epoch than this.
+    since: u32,
+    /// Epochs and hashes of entries when they were written first in that epoch, in no order. They may have been written again,
+    /// or removed, since.
+    hashes: Vec<(u32, u64)>,
+    /// Beyond so many all entries are looked at.
+    most: usize,
+}
+
+/// Share of a segment's entries that are remembered as written.
+const WRITTEN_SHARE: usize = 8;
+
+impl Written {
+    /// Tells what is written after this epoch.
+    pub fn since(epoch: u32, split_at: usize) -> Self {
+        Self { since: epoch, hashes: Vec::new(), most: split_at / WRITTEN_SHARE }
+    }
+    /// Tells nothing.
+    pub fn unknown() -> Self {
+        Self::since(u32::MAX, 0)
+    }
+    #[cold]
+    #[inline(never)]
+    pub fn note(&mut self, hash: u64, epoch: u32) {
+        if epoch <= self.since {
+            return;
+        }
+        if self.hashes.len() >= self.most {
+            // of several epochs the later ones stay
+            let latest = self.hashes.iter().map(|w| w.0).max().unwrap_or(epoch).max(epoch);
+            self.since = latest - 1;
+            self.hashes.retain(|w| w.0 == latest);
+            if self.hashes.len() * 2 >= self.most {
+                self.since = latest;
+                self.hashes.clear();
+            }
+            return self.note(hash, epoch);
+        }
+        self.hashes.push((epoch, hash));
+    }
+    /// Nothing is there of a later epoch.
+    pub fn frozen_at(&mut self, epoch: u32, split_at: usize) {
+        self.most = split_at / WRITTEN_SHARE;
+        if self.since > epoch {
+            *self = Self { since: epoch, ..Self::since(epoch, split_at) };
+        }
+    }
+    /// Hashes of all entries that were written after this epoch, each once, in ascending order; none if it cannot tell.
+    fn after(&self, epoch: u32) -> Option<Vec<u64>> {
+        if epoch < self.since {
+            return None;
+        }
+        let mut hashes: Vec<u64> = self.hashes.iter().filter(|w| w.0 > epoch).map(|w| w.1).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        Some(hashes)
+    }
+    /// The halves of a segment that splits.
+    pub fn split(self, upper: impl Fn(u64) -> bool) -> [Self; 2] {
+        let (high, low) = self.hashes.into_iter().partition(|w| upper(w.1));
+        [low, high].map(|hashes| Self { hashes, ..self })
+    }
+}
+
 /// A flat table, and the keys that were removed from it or from what lies under it, each with its epoch. A key that is in
 /// both is there: it came back.
 pub(super) struct Layer<K, V> {
@@ -29,17 +96,18 @@ pub(super) struct Layer<K, V> {
     pub removed: Option<Box<HashTable<(K, u32)>>>,
     /// No entry and no removal is of a later epoch.
     pub newest: u32,
+    pub written: Written,
 }
 
 impl<K, V> Default for Layer<K, V> {
     fn default() -> Self {
-        Self { table: Table::new(), removed: None, newest: 0 }
+        Self { table: Table::new(), removed: None, newest: 0, written: Written::unknown() }
     }
 }
 
 impl<K: Key, V: Data> Layer<K, V> {
-    pub fn of(table: Table<K, V>, newest: u32) -> Self {
-        Self { table, removed: None, newest }
+    pub fn of(table: Table<K, V>, newest: u32, written: Written) -> Self {
+        Self { table, removed: None, newest, written }
     }
     pub fn is_empty(&self) -> bool {
         self.table.is_empty() && self.removed.is_none()
@@ -77,7 +145,25 @@ impl<K: Key, V: Data> Layer<K, V> {
         }
     }
     pub fn copy(&self) -> Self {
-        Self { table: self.table.clone(), removed: self.removed.clone(), newest: self.newest }
+        let (table, removed, written) = (self.table.clone(), self.removed.clone(), self.written.clone());
+        Self { table, removed, newest: self.newest, written }
+    }
+    /// Entries that were last written after this epoch; none: all.
+    pub fn slots(&self, since: Option<u32>) -> impl Iterator<Item = &Slot<K, V>> {
+        let changed = since.filter(|&s| s < self.newest).map(|s| (s, self.written.after(s)));
+        let (all, few) = match (since, changed) {
+            (None, _) => (Some(0), None),
+            (Some(_), None) => (None, None),
+            (Some(_), Some((s, None))) => (Some(s + 1), None),
+            (Some(_), Some((s, Some(hashes)))) => (None, Some((s, hashes))),
+        };
+        let all = all.into_iter().flat_map(|least| self.table.iter().filter(move |s| s.epoch >= least));
+        let few = few.into_iter().flat_map(move |(since, hashes)| {
+            hashes.into_iter().flat_map(move |hash| {
+                self.table.iter_hash(spin(hash)).filter(move |s| s.epoch > since && s.key.key_hash() == hash)
+            })
+        });
+        all.chain(few)
     }
     /// Takes over what a newer layer says.
     pub fn absorb(&mut self, newer: Self) {
@@ -96,9 +182,11 @@ impl<K: Key, V: Data> Layer<K, V> {
         }
         if self.table.is_empty() {
             self.table = newer.table;
+            self.written = Written::unknown();
             return;
         }
         for slot in newer.table {
+            self.written.note(slot.key.key_hash(), slot.epoch);
             match self.table.entry(spin(slot.key.key_hash()), |s| s.key.same_key(&slot.key), |s| spin(s.key.key_hash()))
             {
                 Entry::Occupied(e) => *e.into_mut() = slot,
@@ -157,13 +245,14 @@ impl<K: Key, V: Data> Layers<K, V> {
     }
 }
 
-/// The slots that count, of layers given newest first.
+/// The slots that count, of layers given newest first, and were last written after this epoch (none: all).
 pub(super) fn live<'a, K: Key, V: Data>(
     layers: impl Iterator<Item = &'a Layer<K, V>> + Clone,
+    since: Option<u32>,
 ) -> impl Iterator<Item = &'a Slot<K, V>> {
     layers.clone().enumerate().flat_map(move |(above, layer)| {
         let newer = layers.clone().take(above);
-        layer.table.iter().filter(move |s| {
+        layer.slots(since).filter(move |s| {
             above == 0 || {
                 let hash = s.key.key_hash();
                 !newer.clone().any(|l| l.covers(hash, &s.key))

@@ -33,7 +33,7 @@ impl<K: Key, V: Data> Shard<K, V> {
         for slot in first..first + (1 << (depth - self.bits)) {
             table.directory[slot] = table.segments.len() as u32;
             let room = if entries == 0 { Table::new() } else { Table::with_capacity(table.split_at) };
-            table.segments.push(Segment::new(room, 0, depth, table.split_at));
+            table.segments.push(Segment::with_room(room, depth, table.split_at));
         }
     }
 
@@ -89,7 +89,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
             let base = segments.len() as u32;
             let Some(shard) = shards.next_if(|s| s.prefix == prefix) else {
                 // nobody's key groups, or another subtask's
-                segments.push(Segment::new(Table::new(), 0, bits, self.split_at));
+                segments.push(Segment::with_room(Table::new(), bits, self.split_at));
                 directory.resize(directory.len() + (1 << (depth - bits)), base);
                 continue;
             };

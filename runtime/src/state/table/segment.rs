@@ -1,5 +1,5 @@
 //! A segment: the layer that is written to, and what lies frozen under it after a barrier.
-use super::layer::{Layer, Layers, Slot, Table, live};
+use super::layer::{Layer, Layers, Slot, Table, Written, live};
 use crate::data::{Data, Key};
 use std::sync::Arc;
 
@@ -18,8 +18,14 @@ pub(super) struct Segment<K, V> {
 }
 
 impl<K: Key, V: Data> Segment<K, V> {
-    pub fn new(table: Table<K, V>, newest: u32, depth: u32, split_at: usize) -> Self {
-        Self { top: Layer::of(table, newest), limit: split_at, depth, split_at, under: None }
+    /// `table` holds nothing that was written after the epoch `written` tells from.
+    pub fn new(table: Table<K, V>, newest: u32, written: Written, depth: u32, split_at: usize) -> Self {
+        Self { top: Layer::of(table, newest, written), limit: split_at, depth, split_at, under: None }
+    }
+
+    /// Without entries, in a table that was never frozen.
+    pub fn with_room(table: Table<K, V>, depth: u32, split_at: usize) -> Self {
+        Self::new(table, 0, Written::since(0, split_at), depth, split_at)
     }
 
     /// Removes everything and keeps the room.
@@ -27,9 +33,10 @@ impl<K: Key, V: Data> Segment<K, V> {
         if let Some(under) = self.under.take() {
             self.top = match Arc::try_unwrap(under.bottom) {
                 Ok(layer) => layer,
-                Err(shared) => Layer::of(Table::with_capacity(shared.table.len()), epoch),
+                Err(shared) => Layer { table: Table::with_capacity(shared.table.len()), ..Layer::default() },
             };
         }
+        self.top.written = Written::since(epoch, self.split_at);
         self.top.table.clear();
         self.top.removed = None;
         self.top.newest = epoch;
@@ -50,7 +57,7 @@ impl<K: Key, V: Data> Segment<K, V> {
     }
 
     pub fn slots(&self) -> impl Iterator<Item = &Slot<K, V>> {
-        live(self.layers())
+        live(self.layers(), None)
     }
 
     /// Entries and removals to move when the layers become one.
@@ -91,7 +98,8 @@ impl<K: Key, V: Data> Segment<K, V> {
             self.merge();
         }
         self.limit = 0;
-        let frozen = std::mem::take(&mut self.top);
+        let mut frozen = std::mem::take(&mut self.top);
+        frozen.written.frozen_at(next - 1, self.split_at);
         match &mut self.under {
             Some(under) => under.upper.push(Arc::new(frozen)),
             None => self.under = Some(Layers::new(frozen)),
