@@ -1,6 +1,7 @@
 //! `JOB local`: a whole cluster in one process, with a progress line, Ctrl-C = stop with a savepoint, and a summary.
 use super::run::{bind, no_signals};
 use crate::control::TaskCounters;
+use crate::dataflow::Workers;
 use crate::dataflow::task::TaskId;
 use crate::error::Result;
 use crate::graph::{JobGraph, LogicalGraph};
@@ -21,7 +22,7 @@ use weir_api::status::{JobState, TerminalStatus};
 const PROGRESS: Duration = Duration::from_millis(500);
 
 /// Runs the job to its end.
-pub async fn run(config: JobConfig, graph: Arc<LogicalGraph>, data: tokio::runtime::Handle) -> Result<ExitCode> {
+pub async fn run(config: JobConfig, graph: Arc<LogicalGraph>, data: Workers) -> Result<ExitCode> {
     let started = Instant::now();
     let slots = JobGraph::new(&graph, config.parallelism, config.max_parallelism).slots();
     let name = config.job.name.clone();

@@ -1,5 +1,6 @@
 //! Runs the processes: runtimes, signals, exit codes.
 use super::{local, standby};
+use crate::dataflow::Workers;
 use crate::error::{Error, ErrorCode, Result};
 use crate::exchange::{Exchange, Identity};
 use crate::graph::LogicalGraph;
@@ -10,7 +11,7 @@ use crate::taskmanager::{self, Health, TaskManager};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,9 +26,9 @@ const LINGER: Duration = Duration::from_millis(1000);
 pub fn local(config: JobConfig, graph: LogicalGraph) -> Result<ExitCode> {
     telemetry::init("warn,weir::outcome=off");
     let graph = Arc::new(graph);
-    let data = data_runtime(crate::graph::JobGraph::new(&graph, config.parallelism, config.max_parallelism).slots())?;
-    let code = control_runtime()?.block_on(local::run(config, graph, data.handle().clone()));
-    data.shutdown_background();
+    let data = data_runtimes(crate::graph::JobGraph::new(&graph, config.parallelism, config.max_parallelism).slots())?;
+    let code = control_runtime()?.block_on(local::run(config, graph, data.workers()));
+    data.shutdown(Duration::ZERO);
     code
 }
 
@@ -67,7 +68,7 @@ pub fn taskmanager(config: TaskManagerConfig, graph: LogicalGraph) -> Result<Exi
     let control = control_runtime()?;
     let ports = config.http_address.iter().chain([&config.data_address]).map(String::as_str);
     let _turn = control.block_on(standby::turn("taskmanager", &ports.collect::<Vec<_>>()))?;
-    let data = data_runtime(config.slots)?;
+    let data = data_runtimes(config.slots)?;
     let graph = Arc::new(graph);
     let ended = control.block_on(async {
         let health = Health::default();
@@ -75,7 +76,7 @@ pub fn taskmanager(config: TaskManagerConfig, graph: LogicalGraph) -> Result<Exi
             let http = bind(address, "health and metrics").await?;
             tokio::spawn(serve_http(http, taskmanager::router(health.clone())));
         }
-        let exchange = exchange(&config, &graph, data.handle()).await?;
+        let exchange = exchange(&config, &graph, data.shared.handle()).await?;
         let data_address = taskmanager::advertised(&config, exchange.address());
         tracing::info!(id = %config.id, slots = config.slots, %data_address, jobmanager = %config.jobmanager, "taskmanager starts");
         let (leave, shutdown) = watch::channel(false);
@@ -88,7 +89,7 @@ pub fn taskmanager(config: TaskManagerConfig, graph: LogicalGraph) -> Result<Exi
         });
         let exchange = Some(Arc::new(exchange));
         let patience = Some(taskmanager::PATIENCE);
-        let tm = TaskManager { config, graph, data: data.handle().clone(), exchange, health, patience };
+        let tm = TaskManager { config, graph, data: data.workers(), exchange, health, patience };
         taskmanager::run(tm, data_address, shutdown).await.map_err(|stuck| {
             tracing::error!(reason = %stuck, "taskmanager ends");
             Error::user(ErrorCode::UserFunction, stuck)
@@ -96,7 +97,7 @@ pub fn taskmanager(config: TaskManagerConfig, graph: LogicalGraph) -> Result<Exi
     });
     // threads that do not return are not waited for
     control.shutdown_timeout(Duration::from_millis(100));
-    data.shutdown_timeout(Duration::from_millis(100));
+    data.shutdown(Duration::from_millis(100));
     ended.map(|()| ExitCode::SUCCESS)
 }
 
@@ -158,12 +159,32 @@ fn control_runtime() -> Result<Runtime> {
     Builder::new_current_thread().enable_all().thread_keep_alive(Duration::from_secs(1)).build().map_err(no_runtime)
 }
 
-/// A thread per slot.
-fn data_runtime(slots: u32) -> Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(slots.clamp(1, 1024) as usize)
-        .thread_name("weir-task")
-        .enable_all()
-        .build()
-        .map_err(no_runtime)
+/// The runtimes behind [`Workers`].
+struct DataRuntimes {
+    shared: Runtime,
+    slots: Vec<Runtime>,
+}
+
+impl DataRuntimes {
+    fn workers(&self) -> Workers {
+        Workers::new(self.shared.handle().clone(), self.slots.iter().map(|r| r.handle().clone()))
+    }
+    /// Threads that do not return by then are not waited for.
+    fn shutdown(self, patience: Duration) {
+        let until = Instant::now() + patience;
+        for runtime in self.slots.into_iter().chain([self.shared]) {
+            runtime.shutdown_timeout(until.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+/// A thread per slot, and as many for what belongs to no slot where there are several.
+fn data_runtimes(slots: u32) -> Result<DataRuntimes> {
+    let slots = slots.clamp(1, 1024) as usize;
+    let runtime = |threads: usize| {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(threads).thread_name("weir-task").enable_all().build().map_err(no_runtime)
+    };
+    let own = if slots > 1 { slots } else { 0 };
+    Ok(DataRuntimes { shared: runtime(slots)?, slots: (0..own).map(|_| runtime(1)).collect::<Result<_>>()? })
 }

@@ -1,7 +1,7 @@
 //! Builds and runs a taskmanager's share of an attempt: channels, chains, tasks.
-use super::Clock;
 use super::factory::{AnyReceiver, AnyStage, BuildContext, Consumers, RecordType, WriterContext};
 use super::task::{TaskBody, TaskCommand, TaskEvent, TaskId, TaskIo, Uploader};
+use super::{Clock, Workers};
 use crate::checkpoint::handles::{FileHandle, OperatorRestore, TaskRestore};
 use crate::error::{Error, ErrorCode, Result};
 use crate::exchange::{ChannelId, Channels, PeerAddress};
@@ -48,8 +48,8 @@ pub struct Environment {
     pub me: u32,
     /// The attempt's channels; closing them is the caller's part of a cancellation.
     pub channels: Channels,
-    /// Runtime of the tasks.
-    pub data: tokio::runtime::Handle,
+    /// Runtimes of the tasks.
+    pub data: Workers,
     /// Runtime of everything else.
     pub control: tokio::runtime::Handle,
     pub uploader: Arc<dyn Uploader>,
@@ -97,13 +97,11 @@ impl RunningAttempt {
         }
         let files = open_files(&deployment, &*env.files).await?;
         let timeout = Duration::from_millis(deployment.buffer_timeout_ms);
-        let (builder_env, data) = (env.clone(), env.data.clone());
+        let (builder_env, data) = (env.clone(), env.data.shared().clone());
         let alignment = AlignmentGroups::new(deployment.taskmanagers.len() > 1);
         let groups = alignment.clone();
         let built = data
             .spawn_blocking(move || {
-                // the tasks' own runtime is entered, so that what is built may register with it
-                let _entered = builder_env.data.enter();
                 let build = AssertUnwindSafe(|| {
                     let (graph, plan, deployment, env) = (&*graph, &*plan, &deployment, &builder_env);
                     Builder { graph, plan, deployment, env, files, alignment: groups }.build()
@@ -124,13 +122,13 @@ impl RunningAttempt {
                 clock: env.clock.clone(),
                 metrics: t.metrics.clone(),
             };
-            let (id, events, name) = (t.id, env.events.clone(), t.name);
+            let (id, events, name, handle) = (t.id, env.events.clone(), t.name, env.data.of_slot(t.slot));
             let run = AssertUnwindSafe(t.body.run(io)).catch_unwind().map(move |result| {
                 if let Err(e) = result.unwrap_or_else(|p| Err(panicked(&*p))) {
                     let _ = events.send((id, TaskEvent::Failed(e.at(format!("{name} ({})", id.subtask + 1)))));
                 }
             });
-            Running { id, is_source: t.is_source, commands, handle: env.data.spawn(run), metrics: t.metrics }
+            Running { id, is_source: t.is_source, commands, handle: handle.spawn(run), metrics: t.metrics }
         };
         Ok(Self { tasks: built.into_iter().map(start).collect(), uploader: env.uploader.clone(), alignment })
     }
@@ -197,6 +195,8 @@ struct Built {
     is_source: bool,
     body: Box<dyn TaskBody>,
     metrics: TaskMetrics,
+    /// Whose thread it runs on.
+    slot: Option<usize>,
 }
 
 struct Builder<'a> {
@@ -228,8 +228,13 @@ impl Builder<'_> {
     fn build(self) -> Result<Vec<Built>> {
         let mut tasks = Vec::new();
         for vertex in &self.plan.vertices {
-            for subtask in (0..vertex.parallelism).filter(|&s| self.is_mine(s)) {
-                tasks.push(self.task(vertex, subtask)?);
+            // a vertex with a subtask in every slot loads the threads of all slots alike
+            let everywhere = vertex.parallelism == self.plan.slots();
+            for (slot, subtask) in (0..vertex.parallelism).filter(|&s| self.is_mine(s)).enumerate() {
+                let slot = everywhere.then_some(slot);
+                // the task's own runtime is entered, so that what is built may register with it
+                let _entered = self.env.data.of_slot(slot).enter();
+                tasks.push(Built { slot, ..self.task(vertex, subtask)? });
             }
         }
         Ok(tasks)
@@ -292,7 +297,7 @@ impl Builder<'_> {
             Some(b) => b,
             None => self.input_task(vertex, subtask, stages)?,
         };
-        Ok(Built { id, name: vertex.name.clone(), is_source: vertex.is_source, body, metrics })
+        Ok(Built { id, name: vertex.name.clone(), is_source: vertex.is_source, body, metrics, slot: None })
     }
 
     fn writer(&self, edge: &crate::graph::Edge, producer: u32, metrics: &TaskMetrics) -> Result<AnyStage> {

@@ -121,7 +121,7 @@ impl Harness {
         let env = Environment {
             me: 0,
             channels: Channels::in_process(id),
-            data: handle.clone(),
+            data: handle.clone().into(),
             control: handle,
             uploader: Arc::new(StorageUploader::new(setup.storage.clone(), plan.clone())),
             files: Arc::new(StorageFiles(setup.storage.clone())),

@@ -17,6 +17,7 @@ pub mod task;
 mod timing;
 pub mod valve;
 mod wakeup;
+pub mod workers;
 pub mod writer;
 
 pub use batch::{BATCH_RECORDS, Batch};
@@ -24,6 +25,7 @@ pub use clock::Clock;
 pub use output::Output;
 pub use side_output::{AnySideOutput, OutputTag, SideOutput};
 pub use stage::{Signal, Split, Stage};
+pub use workers::Workers;
 
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,8 @@ enum Route<T> {
     Hash {
         target: Vec<u16>,
         collected: Vec<Batch<T>>,
+        /// The sender of each record of the batch that is being spread.
+        to: Vec<u16>,
     },
 }
 
@@ -44,6 +46,7 @@ impl<T: Data> ExchangeWriter<T> {
             Partition::Hash if n > 1 => Route::Hash {
                 target: (0..max_parallelism).map(|g| subtask_of(g, n as u32, max_parallelism) as u16).collect(),
                 collected: (0..n).map(|_| Batch::with_room()).collect(),
+                to: Vec::with_capacity(BATCH_RECORDS),
             },
             Partition::Broadcast => Route::Broadcast,
             // producers start at different places, so that few batches still reach all consumers
@@ -91,7 +94,7 @@ fn catch_up<T: Data>(watermark: i64, sent: &mut i64, sender: &mut Sender<T>) -> 
 fn send_collected<T: Data>(batch: &mut Batch<T>, sender: &mut Sender<T>, metrics: &TaskMetrics) -> Result<()> {
     if !batch.is_empty() {
         metrics.add_records_out(batch.len() as u64);
-        let full = std::mem::replace(batch, sender.empty_batch());
+        let full = sender.pack(batch);
         sender.send(Element::Batch(full))?;
     }
     Ok(())
@@ -101,7 +104,7 @@ impl<T: Data> ExchangeWriter<T> {
     /// Moves the records into the batches of their targets; sends those that are full.
     fn scatter(&mut self, batch: &mut Batch<T>) -> Result<()> {
         let Self { senders, route, watermark, sent, metrics } = self;
-        let Route::Hash { target, collected } = route else { return Ok(()) };
+        let Route::Hash { target, collected, to } = route else { return Ok(()) };
         let groups = target.len() as u32;
         let timed = !batch.timestamps.is_empty();
         for (out, sender) in collected.iter_mut().zip(senders.iter_mut()) {
@@ -111,29 +114,47 @@ impl<T: Data> ExchangeWriter<T> {
             }
         }
         let (hashes, timestamps) = (std::mem::take(&mut batch.hashes), std::mem::take(&mut batch.timestamps));
-        let mut columns = (hashes.iter(), timestamps.iter());
+        to.clear();
+        to.extend(hashes.iter().map(|&hash| target[key_group(hash, groups) as usize]));
+        debug_assert_eq!(to.len(), batch.len());
+        let (to, mut taken, mut copied) = (&to[..], 0, 0);
         let mut result = Ok(());
         batch.take_each(|record| {
-            let hash = columns.0.next().copied().unwrap_or_default();
-            let to = usize::from(target[key_group(hash, groups) as usize]);
-            let out = &mut collected[to];
-            out.records.push(record);
-            out.hashes.push(hash);
-            if timed && let Some(&timestamp) = columns.1.next() {
-                out.timestamps.push(timestamp);
-            }
-            if out.records.len() >= BATCH_RECORDS {
-                let sent_full = send_collected(out, &mut senders[to], metrics)
-                    .and_then(|()| catch_up(*watermark, &mut sent[to], &mut senders[to]));
+            let Some(&target) = to.get(taken) else { return };
+            let target = usize::from(target);
+            taken += 1;
+            collected[target].records.push(record);
+            if collected[target].records.len() >= BATCH_RECORDS {
+                copy_columns(&to[copied..taken], &hashes[copied..], timestamps.get(copied..), collected);
+                copied = taken;
+                let sender = &mut senders[target];
+                let sent_full = send_collected(&mut collected[target], sender, metrics)
+                    .and_then(|()| catch_up(*watermark, &mut sent[target], sender));
                 if let Err(e) = sent_full {
                     // the task ends with this: what is still collected is never sent
                     result = Err(e);
                 }
             }
         });
+        copy_columns(&to[copied..taken], &hashes[copied..], timestamps.get(copied..), collected);
         (batch.hashes, batch.timestamps) = (hashes, timestamps);
         batch.clear();
         result
+    }
+}
+
+/// Puts hashes, and timestamps if there are any, beside the records that went to these targets. Column by column: the
+/// records' own loop stays small.
+fn copy_columns<T>(to: &[u16], hashes: &[u64], timestamps: Option<&[i64]>, collected: &mut [Batch<T>]) {
+    match timestamps.filter(|t| t.len() >= to.len()) {
+        Some(timestamps) if !to.is_empty() => {
+            for ((&target, &hash), &timestamp) in to.iter().zip(hashes).zip(timestamps) {
+                let out = &mut collected[usize::from(target)];
+                out.hashes.push(hash);
+                out.timestamps.push(timestamp);
+            }
+        }
+        _ => to.iter().zip(hashes).for_each(|(&target, &hash)| collected[usize::from(target)].hashes.push(hash)),
     }
 }
 
@@ -144,16 +165,16 @@ impl<T: Data> Stage<T> for ExchangeWriter<T> {
             Route::Turns(next) => {
                 let to = *next;
                 *next = (to + 1) % self.senders.len();
-                let empty = self.senders[to].empty_batch();
-                self.send(to, std::mem::replace(batch, empty))
+                let packed = self.senders[to].pack(batch);
+                self.send(to, packed)
             }
             Route::Broadcast => {
                 let Some(last) = self.senders.len().checked_sub(1) else { return Ok(()) };
                 for to in 0..last {
                     self.send(to, batch.clone())?;
                 }
-                let empty = self.senders[last].empty_batch();
-                self.send(last, std::mem::replace(batch, empty))
+                let packed = self.senders[last].pack(batch);
+                self.send(last, packed)
             }
         }
     }

@@ -159,8 +159,10 @@ impl State {
     }
 
     fn local<T: Data>(&mut self, channel: ChannelId) -> &mut LocalSlot {
+        // subtasks of one number share a thread, see `Workers`
+        let near = channel.producer == channel.consumer;
         self.local.entry(channel).or_insert_with(|| {
-            let (sender, receiver) = local::channel::<T>(CAPACITY);
+            let (sender, receiver) = local::channel::<T>(CAPACITY, near);
             LocalSlot { sender: Some(Box::new(sender)), receiver: Some(Box::new(receiver)) }
         })
     }

@@ -56,6 +56,14 @@ impl<T: Data> Sender<T> {
             Self::Remote(s) => s.empty_batch(),
         }
     }
+    /// Takes the records out of `batch`, to be sent; it is empty then and has room.
+    #[inline]
+    pub fn pack(&mut self, batch: &mut Batch<T>) -> Batch<T> {
+        match self {
+            Self::Local(s) => s.pack(batch),
+            Self::Remote(s) => std::mem::replace(batch, s.empty_batch()),
+        }
+    }
 }
 
 /// The consumer's end of a channel.

@@ -2,20 +2,34 @@
 //!
 //! A namespace is the start of a pane, an `i64`. In a snapshot an entry's key is the namespace followed by the key; its
 //! key group is that of the key alone, so that all panes of a key move together at a rescale.
-use super::frozen::{EntryError, RawEntry, RestoreTarget};
+//!
+//! The tables of all panes count the same freezes, so that a snapshot can hold what changed since an earlier one: entries that
+//! were written, keys that were removed, and panes that were dropped, each with one line per key group.
+mod frozen;
+mod marks;
+#[cfg(test)]
+mod tests;
+
+pub use marks::{KeyGroupMark, RestoredMarks};
+
+use super::frozen::{Change, EntryError, RawEntry, RestoreTarget};
 use super::handles::{KeyRef, KeyedTable};
-use super::snapshot::{EntryVisitor, FrozenTable};
-use super::table::{FrozenSegments, SegmentedTable};
+use super::snapshot::FrozenTable;
+use super::table::{History, SegmentedTable};
 use crate::checkpoint::handles::{StateDescriptor, StateKind};
 use crate::data::{Data, Key, Type};
-use crate::error::Result;
 use crate::graph::key_group;
-use std::collections::BTreeMap;
+use frozen::FrozenPanes;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Emptied tables that are kept for the next panes: one takes the place of the one that was dropped last.
 const SPARE: usize = 1;
+
+/// Dropped panes that are remembered for the next snapshots. Beyond so many the next one is written whole.
+const MOST_DROPPED: usize = 1024;
 
 /// One table per pane, in the order of their namespaces.
 pub struct PaneState<K, V> {
@@ -23,6 +37,16 @@ pub struct PaneState<K, V> {
     panes: Vec<Pane<K, V>>,
     /// Their segments have the room that the panes before them had: a new pane does not grow from nothing.
     spare: Vec<SegmentedTable<K, V>>,
+    /// `epoch` is the number of freezes so far.
+    history: History,
+    /// Panes that were dropped, and in which epoch.
+    dropped: Vec<(i64, u32)>,
+    /// Key groups of the subtask; none: nobody has said so, and snapshots are written whole.
+    owned: Option<Range<u32>>,
+    /// What a snapshot that is being restored says of panes: they are gone for these key groups.
+    gone: BTreeMap<i64, BTreeSet<u32>>,
+    /// Of that snapshot: `max_parallelism` and the key groups that are restored.
+    restoring: (u32, Range<u32>),
 }
 
 struct Pane<K, V> {
@@ -34,7 +58,21 @@ impl<K: Key, V: Data> PaneState<K, V> {
     pub fn new(name: impl Into<String>) -> Self {
         let key = Type::Tuple(vec![Type::I64, K::type_of()]);
         let descriptor = StateDescriptor { name: name.into(), kind: StateKind::Panes, key, value: V::type_of() };
-        Self { descriptor: Arc::new(descriptor), panes: Vec::new(), spare: Vec::new() }
+        Self {
+            descriptor: Arc::new(descriptor),
+            panes: Vec::new(),
+            spare: Vec::new(),
+            history: History::default(),
+            dropped: Vec::new(),
+            owned: None,
+            gone: BTreeMap::new(),
+            restoring: (1, 0..0),
+        }
+    }
+
+    /// Says which key groups the subtask owns: with that, snapshots can hold changes alone.
+    pub fn own(&mut self, key_groups: Range<u32>) {
+        self.owned = Some(key_groups);
     }
 
     /// Number of panes.
@@ -60,7 +98,8 @@ impl<K: Key, V: Data> PaneState<K, V> {
         match self.panes.binary_search_by_key(&namespace, |p| p.namespace) {
             Ok(at) => at,
             Err(at) => {
-                let table = self.spare.pop().unwrap_or_default();
+                let mut table = self.spare.pop().unwrap_or_default();
+                table.begin(self.history.epoch, self.history.floor.clone());
                 self.panes.insert(at, Pane { namespace, table });
                 at
             }
@@ -69,6 +108,10 @@ impl<K: Key, V: Data> PaneState<K, V> {
     /// Drops the first `n` panes with everything in them. Indexes of the others move.
     pub fn remove_first(&mut self, n: usize) {
         for pane in self.panes.drain(..n) {
+            // what no snapshot has seen need not be remembered
+            if self.history.epoch > 0 {
+                self.dropped.push((pane.namespace, self.history.epoch));
+            }
             if self.spare.len() < SPARE {
                 let mut table = pane.table;
                 table.empty();
@@ -77,11 +120,11 @@ impl<K: Key, V: Data> PaneState<K, V> {
         }
     }
 
-    /// A batch of records with these keys comes next: brings their entries in the pane near, where that pays.
-    pub fn prefetch(&self, pane: usize, hashes: &[u64]) {
-        self.panes[pane].table.prefetch(hashes);
+    /// The table of a pane, for many accesses in a row.
+    #[inline]
+    pub fn table(&mut self, pane: usize) -> &mut SegmentedTable<K, V> {
+        &mut self.panes[pane].table
     }
-
     #[inline]
     pub fn get(&self, pane: usize, key: &KeyRef<'_, K>) -> Option<&V> {
         self.panes[pane].table.get(key.hash, key.key)
@@ -109,19 +152,33 @@ impl<K: Key, V: Data> KeyedTable<K> for PaneState<K, V> {
         &self.descriptor
     }
     fn freeze(&mut self) -> Box<dyn FrozenTable> {
-        let panes = self.panes.iter_mut().map(|p| (p.namespace, p.table.freeze())).collect();
-        Box::new(FrozenPanes { descriptor: self.descriptor.clone(), panes })
+        let floor = self.history.floor.load(Ordering::Relaxed);
+        self.dropped.retain(|d| d.1 > floor);
+        if self.dropped.len() > MOST_DROPPED {
+            self.dropped.clear();
+            self.history.complete_since = self.history.epoch;
+        }
+        let mut history = self.history.clone();
+        self.history.epoch += 1;
+        let freeze = |p: &mut Pane<K, V>| {
+            let segments = p.table.freeze();
+            history.complete_since = history.complete_since.max(segments.history().complete_since);
+            (p.namespace, segments)
+        };
+        let panes = self.panes.iter_mut().map(freeze).collect();
+        let (descriptor, dropped) = (self.descriptor.clone(), self.dropped.clone());
+        Box::new(FrozenPanes { descriptor, panes, dropped, history: self.owned.clone().map(|o| (history, o)) })
     }
     fn restore(&mut self, target: &RestoreTarget<'_>, entry: RawEntry<'_>) -> Result<bool, EntryError> {
         let (mut key, mut value) = (entry.key, entry.value);
         let namespace = i64::decode(&mut key).map_err(EntryError::Key)?;
+        if target.change == Change::Removed {
+            return self.restore_removed(target, namespace, key);
+        }
+        self.forget_gone();
         let k = K::decode(&mut key).map_err(EntryError::Key)?;
         let hash = k.key_hash();
-        let group = key_group(hash, target.max_parallelism);
-        if !target.block.contains(&group) {
-            return Err(EntryError::Group(group));
-        }
-        if !target.owned.contains(&group) {
+        if !is_mine(target, key_group(hash, target.max_parallelism))? {
             return Ok(false);
         }
         let v = V::decode(&mut value).map_err(EntryError::Value)?;
@@ -129,8 +186,15 @@ impl<K: Key, V: Data> KeyedTable<K> for PaneState<K, V> {
             return Err(EntryError::TooLong);
         }
         let pane = self.open(namespace);
-        self.panes[pane].table.insert_new(hash, k, v).map_err(|_| EntryError::Twice)?;
+        let table = &mut self.panes[pane].table;
+        match target.change {
+            Change::Changed => _ = table.insert(hash, &k, v),
+            _ => table.insert_new(hash, k, v).map_err(|_| EntryError::Twice)?,
+        }
         Ok(true)
+    }
+    fn restored(&mut self) {
+        self.forget_gone();
     }
     fn len(&self) -> usize {
         self.panes.iter().map(|p| p.table.len()).sum()
@@ -138,149 +202,72 @@ impl<K: Key, V: Data> KeyedTable<K> for PaneState<K, V> {
     fn clear_all(&mut self) {
         self.panes.clear();
         self.spare.clear();
+        self.gone.clear();
+        self.dropped.clear();
+        // that all is gone is not remembered pane by pane
+        self.history.complete_since = self.history.epoch;
     }
 }
 
-struct FrozenPanes<K, V> {
-    descriptor: Arc<StateDescriptor>,
-    panes: Vec<(i64, FrozenSegments<K, V>)>,
-}
-
-impl<K: Key, V: Data> FrozenTable for FrozenPanes<K, V> {
-    fn descriptor(&self) -> &StateDescriptor {
-        &self.descriptor
-    }
-
-    fn entries(&self) -> u64 {
-        self.panes.iter().map(|p| p.1.len() as u64).sum()
-    }
-
-    fn for_each(self: Box<Self>, max_parallelism: u32, visit: &mut EntryVisitor<'_>) -> Result<()> {
-        let (mut key, mut value) = (Vec::new(), Vec::new());
-        // pane by pane: each begins again with the first key group
-        self.panes.into_iter().try_for_each(|(namespace, segments)| {
-            segments.for_each(max_parallelism, &mut |group, k, v| {
-                key.clear();
-                value.clear();
-                namespace.encode(&mut key);
-                k.encode(&mut key);
-                v.encode(&mut value);
-                visit(group, &key, &value)
-            })
-        })
+/// False: the key group belongs to another subtask.
+fn is_mine(target: &RestoreTarget<'_>, group: u32) -> Result<bool, EntryError> {
+    match target.block.contains(&group) {
+        true => Ok(target.owned.contains(&group)),
+        false => Err(EntryError::Group(group)),
     }
 }
 
-/// One number for each key group of a subtask: what an operator knows that is not about a key but must be there again after
-/// a restore at any parallelism, such as how far time had come. While the operator runs all key groups have the same.
-pub struct KeyGroupMark {
-    descriptor: Arc<StateDescriptor>,
-    owned: Range<u32>,
-    mark: Option<i64>,
-    /// From before the restore.
-    restored: BTreeMap<u32, i64>,
-}
-
-impl KeyGroupMark {
-    pub fn new(name: impl Into<String>) -> Self {
-        let descriptor =
-            StateDescriptor { name: name.into(), kind: StateKind::KeyGroup, key: Type::U32, value: Type::I64 };
-        Self { descriptor: Arc::new(descriptor), owned: 0..0, mark: None, restored: BTreeMap::new() }
-    }
-    /// Says which key groups the subtask owns; returns what was restored for them. Until it is set again, the mark is the
-    /// least of these.
-    pub fn own(&mut self, key_groups: Range<u32>, max_parallelism: u32) -> RestoredMarks {
-        let by_group = self.restored.clone();
-        let mut all = key_groups.clone().map(|g| by_group.get(&g).copied().unwrap_or(i64::MIN));
-        let first = all.next().unwrap_or(i64::MIN);
-        let (least, most) = all.fold((first, first), |(a, b), m| (a.min(m), b.max(m)));
-        self.mark = Some(least).filter(|&m| m > i64::MIN);
-        self.owned = key_groups;
-        RestoredMarks { least, most, max_parallelism, by_group }
-    }
-    pub fn get(&self) -> Option<i64> {
-        self.mark
-    }
-    pub fn set(&mut self, mark: Option<i64>) {
-        self.mark = mark;
-    }
-}
-
-/// The marks that the key groups of a subtask had in the subtasks before; `i64::MIN` where there was none.
-#[derive(Debug, Clone)]
-pub struct RestoredMarks {
-    pub least: i64,
-    pub most: i64,
-    max_parallelism: u32,
-    by_group: BTreeMap<u32, i64>,
-}
-
-impl Default for RestoredMarks {
-    fn default() -> Self {
-        Self { least: i64::MIN, most: i64::MIN, max_parallelism: 1, by_group: BTreeMap::new() }
-    }
-}
-
-impl RestoredMarks {
-    /// The mark of the key group of a key with this hash.
-    pub fn of(&self, hash: u64) -> i64 {
-        self.by_group.get(&key_group(hash, self.max_parallelism)).copied().unwrap_or(i64::MIN)
-    }
-}
-
-impl<K: Key> KeyedTable<K> for KeyGroupMark {
-    fn descriptor(&self) -> &StateDescriptor {
-        &self.descriptor
-    }
-    fn freeze(&mut self) -> Box<dyn FrozenTable> {
-        // one that was ahead before a restore stays ahead until the others have come as far
-        let ahead = |g: u32, mark: i64| self.restored.get(&g).map_or(mark, |&r| r.max(mark));
-        let marks = self.mark.map(|m| self.owned.clone().map(|g| (g, ahead(g, m))).collect());
-        Box::new(FrozenMarks { descriptor: self.descriptor.clone(), marks: marks.unwrap_or_default() })
-    }
-    fn restore(&mut self, target: &RestoreTarget<'_>, entry: RawEntry<'_>) -> Result<bool, EntryError> {
-        let (mut key, mut value) = (entry.key, entry.value);
-        let group = u32::decode(&mut key).map_err(EntryError::Key)?;
-        if !target.block.contains(&group) {
-            return Err(EntryError::Group(group));
+impl<K: Key, V: Data> PaneState<K, V> {
+    /// Takes what a snapshot says is gone; `key` is what follows the namespace.
+    fn restore_removed(
+        &mut self,
+        target: &RestoreTarget<'_>,
+        namespace: i64,
+        mut key: &[u8],
+    ) -> Result<bool, EntryError> {
+        let pane = u8::decode(&mut key).map_err(EntryError::Key)? == frozen::PANE;
+        if pane {
+            let group = u32::decode(&mut key).map_err(EntryError::Key)?;
+            let mine = is_mine(target, group)?;
+            if mine {
+                self.restoring = (target.max_parallelism, target.owned.clone());
+                self.gone.entry(namespace).or_default().insert(group);
+            }
+            return if key.is_empty() { Ok(mine) } else { Err(EntryError::TooLong) };
         }
-        if !target.owned.contains(&group) {
-            return Ok(false);
+        let k = K::decode(&mut key).map_err(EntryError::Key)?;
+        let hash = k.key_hash();
+        let mine = is_mine(target, key_group(hash, target.max_parallelism))?;
+        if mine && let Some(pane) = self.find(namespace) {
+            self.panes[pane].table.discard(hash, &k);
         }
-        let mark = i64::decode(&mut value).map_err(EntryError::Value)?;
-        if !key.is_empty() || !value.is_empty() {
-            return Err(EntryError::TooLong);
+        if key.is_empty() { Ok(mine) } else { Err(EntryError::TooLong) }
+    }
+
+    /// Drops what [`Self::restore_removed`] has collected: all key groups of a pane at once, as a rule.
+    fn forget_gone(&mut self) {
+        if self.gone.is_empty() {
+            return;
         }
-        match self.restored.insert(group, mark) {
-            None => Ok(true),
-            Some(_) => Err(EntryError::Twice),
+        let (max_parallelism, owned) = self.restoring.clone();
+        for (namespace, groups) in std::mem::take(&mut self.gone) {
+            let Some(at) = self.find(namespace) else { continue };
+            if owned.clone().all(|g| groups.contains(&g)) {
+                self.panes.remove(at);
+                continue;
+            }
+            let table = &mut self.panes[at].table;
+            let is_gone = |hash: u64| groups.contains(&key_group(hash, max_parallelism));
+            let gone: Vec<(u64, K)> = table
+                .iter()
+                .map(|(k, _)| (k.key_hash(), k))
+                .filter(|k| is_gone(k.0))
+                .map(|k| (k.0, k.1.clone()))
+                .collect();
+            gone.iter().for_each(|(hash, k)| table.discard(*hash, k));
+            if table.is_empty() {
+                self.panes.remove(at);
+            }
         }
     }
-    fn len(&self) -> usize {
-        if self.mark.is_some() { self.owned.len() } else { 0 }
-    }
-    fn clear_all(&mut self) {
-        self.mark = None;
-        self.restored.clear();
-    }
 }
-
-struct FrozenMarks {
-    descriptor: Arc<StateDescriptor>,
-    marks: Vec<(u32, i64)>,
-}
-
-impl FrozenTable for FrozenMarks {
-    fn descriptor(&self) -> &StateDescriptor {
-        &self.descriptor
-    }
-    fn entries(&self) -> u64 {
-        self.marks.len() as u64
-    }
-    fn for_each(self: Box<Self>, _max_parallelism: u32, visit: &mut EntryVisitor<'_>) -> Result<()> {
-        self.marks.iter().try_for_each(|(group, mark)| visit(*group, &group.to_le_bytes(), &mark.to_le_bytes()))
-    }
-}
-
-#[cfg(test)]
-mod tests;

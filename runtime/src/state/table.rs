@@ -448,6 +448,14 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         self.complete_since = self.epoch;
     }
 
+    /// Makes an empty table one of a state that has seen so many freezes, with that state's floor. Nothing was ever removed
+    /// from it, as far as its snapshots tell.
+    pub fn begin(&mut self, epoch: u32, floor: Arc<AtomicU32>) {
+        debug_assert!(self.is_empty());
+        (self.epoch, self.complete_since, self.floor) = (epoch, 0, floor);
+        self.segments.iter_mut().for_each(|s| s.top.newest = epoch);
+    }
+
     /// The table as it is now, shared with the live one until either lets go.
     pub fn freeze(&mut self) -> FrozenSegments<K, V> {
         let history = History { epoch: self.epoch, complete_since: self.complete_since, floor: self.floor.clone() };

@@ -3,6 +3,7 @@
 use super::upload::{StorageFiles, StorageUploader};
 use crate::checkpoint::storage::Storage;
 use crate::control::{Heartbeat, TaskCounters, ToJobManager};
+use crate::dataflow::Workers;
 use crate::dataflow::deploy::{Deployment, Environment, RunningAttempt};
 use crate::dataflow::task::{TaskCommand, TaskEvent, TaskId};
 use crate::error::{Error, Result};
@@ -85,7 +86,7 @@ pub struct Attempts {
     pub graph: Arc<LogicalGraph>,
     /// None: the whole job runs in this process.
     pub exchange: Option<Arc<Exchange>>,
-    pub data: tokio::runtime::Handle,
+    pub data: Workers,
     pub control: tokio::runtime::Handle,
     pub out: mpsc::UnboundedSender<ToJobManager>,
     pub running: Running,
@@ -198,7 +199,7 @@ impl Attempts {
             events,
         };
         let graph = self.graph.clone();
-        let mut starting = self.data.spawn(RunningAttempt::start(graph, plan, deployment, env));
+        let mut starting = self.data.shared().spawn(RunningAttempt::start(graph, plan, deployment, env));
         let (mut closed, mut void) = (false, false);
         // what is being built is never abandoned half-way: it may hold files that the next attempt wants
         let started: Result<RunningAttempt> = loop {

@@ -26,8 +26,8 @@ pub const ADVERTISED_HOST_ENV: &str = "WEIR_ADVERTISED_HOST";
 pub struct TaskManager {
     pub config: TaskManagerConfig,
     pub graph: Arc<LogicalGraph>,
-    /// Runtime of the tasks.
-    pub data: tokio::runtime::Handle,
+    /// Runtimes of the tasks.
+    pub data: crate::dataflow::Workers,
     /// The data plane towards other taskmanagers; none: the whole job runs in this process.
     pub exchange: Option<Arc<crate::exchange::Exchange>>,
     /// What its HTTP interface says about it.

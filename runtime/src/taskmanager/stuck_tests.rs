@@ -48,7 +48,7 @@ async fn it_gives_up_instead_of_waiting_for_ever_and_says_at_once_that_it_is_not
     let tm = TaskManager {
         config,
         graph,
-        data: data.handle().clone(),
+        data: data.handle().clone().into(),
         exchange: None,
         health: health.clone(),
         patience: Some(Duration::from_millis(100)),

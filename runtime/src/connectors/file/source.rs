@@ -17,6 +17,11 @@ use serde::de::DeserializeOwned;
 /// The text is UTF-8. Every process of the job must see the files under the same paths. Plain files of lines are read in
 /// ranges by several subtasks; compressed ones by one each, and so are CSV files unless
 /// [`one_record_per_line`](FileSource::one_record_per_line) is declared. Within a subtask files come in the order given.
+///
+/// A subtask reads its ranges and files one after the other, and its watermark goes by all of them together: where a file
+/// begins earlier in event time than the one read before it ended, its records are as late as they would be in one file. Give
+/// files in the order of their time, a bound that covers the overlap, or read them as sources of their own, joined by a union.
+///
 /// Positions are in the snapshot, so no record is read twice or left out over failures and rescales, as long as the files do
 /// not change; if one did, the job says so and stops.
 #[derive(Debug, Clone)]

@@ -48,7 +48,7 @@ fn text(e: Poll<Result<Option<Element<u64>>>>) -> String {
 
 #[test]
 fn elements_arrive_in_order_then_none() {
-    let (mut tx, mut rx) = channel(2);
+    let (mut tx, mut rx) = channel(2, false);
     let (waker, woken) = counted();
     let cx = &mut Context::from_waker(&waker);
     assert_eq!(text(rx.poll_recv(cx)), "pending");
@@ -63,7 +63,7 @@ fn elements_arrive_in_order_then_none() {
 
 #[test]
 fn a_full_channel_stops_the_sender_but_no_barrier() {
-    let (mut tx, mut rx) = channel(4);
+    let (mut tx, mut rx) = channel(4, false);
     let (waker, woken) = counted();
     let cx = &mut Context::from_waker(&waker);
     for i in 0..4 {
@@ -87,7 +87,7 @@ fn a_full_channel_stops_the_sender_but_no_barrier() {
 
 #[test]
 fn unread_watermarks_do_not_pile_up() {
-    let (mut tx, mut rx) = channel::<u64>(1);
+    let (mut tx, mut rx) = channel::<u64>(1, false);
     for w in 0..1000 {
         tx.send(Element::Watermark(w)).unwrap();
     }
@@ -101,7 +101,7 @@ fn unread_watermarks_do_not_pile_up() {
 
 #[test]
 fn batches_go_round() {
-    let (mut tx, mut rx) = channel::<u64>(2);
+    let (mut tx, mut rx) = channel::<u64>(2, false);
     let cx = &mut Context::from_waker(Waker::noop());
     let mut rooms = std::collections::HashSet::new();
     for i in 0..100 {
@@ -121,7 +121,7 @@ fn batches_go_round() {
 
 #[test]
 fn a_gone_receiver_wakes_and_stops_the_sender() {
-    let (mut tx, rx) = channel(1);
+    let (mut tx, rx) = channel(1, false);
     let (waker, woken) = counted();
     let cx = &mut Context::from_waker(&waker);
     let alive = Arc::new(());
@@ -136,7 +136,7 @@ fn a_gone_receiver_wakes_and_stops_the_sender() {
 
 #[test]
 fn a_gone_sender_wakes_the_receiver() {
-    let (tx, mut rx) = channel::<u64>(1);
+    let (tx, mut rx) = channel::<u64>(1, false);
     let (waker, woken) = counted();
     assert_eq!(text(rx.poll_recv(&mut Context::from_waker(&waker))), "pending");
     drop(tx);
@@ -147,7 +147,7 @@ fn a_gone_sender_wakes_the_receiver() {
 #[test]
 fn two_threads_lose_nothing_and_stay_bounded() {
     const N: u64 = 20_000;
-    let (mut tx, mut rx) = channel(4);
+    let (mut tx, mut rx) = channel(4, false);
     let in_flight = Arc::new(AtomicUsize::new(0));
     let seen = in_flight.clone();
     let producer = std::thread::spawn(move || {
@@ -173,4 +173,15 @@ fn two_threads_lose_nothing_and_stay_bounded() {
     producer.join().unwrap();
     assert_eq!(sum, N * (N - 1) / 2);
     assert!(most <= 6, "{most} batches in flight"); // capacity, the one being sent and the one being taken
+}
+
+#[test]
+fn packed_records_leave_a_batch_with_room_behind() {
+    for near in [false, true] {
+        let (mut tx, _rx) = channel::<u64>(2, near);
+        let mut b = Batch { records: vec![1, 2], hashes: vec![3, 4], timestamps: vec![5, 6] };
+        let packed = tx.pack(&mut b);
+        assert_eq!((packed.records, packed.hashes, packed.timestamps), (vec![1, 2], vec![3, 4], vec![5, 6]));
+        assert!(b.is_empty() && b.hashes.is_empty() && b.timestamps.is_empty() && b.records.capacity() >= 2);
+    }
 }

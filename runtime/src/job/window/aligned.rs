@@ -13,6 +13,41 @@ use crate::state::table::SegmentedTable;
 use crate::state::{KeyRef, KeyedTable, PaneState, RestoredMarks};
 use std::ops::Range;
 
+/// The time of each record of a batch.
+#[derive(Clone, Copy)]
+pub(super) enum Times<'a> {
+    Each(&'a [i64]),
+    All(i64),
+}
+
+impl<'a> Times<'a> {
+    /// Of the record at this place.
+    #[inline]
+    fn get(self, at: usize) -> i64 {
+        match self {
+            Self::Each(times) => times.get(at).copied().unwrap_or(i64::MIN),
+            Self::All(t) => t,
+        }
+    }
+    /// How many in a row, from this place on, are such.
+    #[inline]
+    fn count(self, from: usize, such: impl Fn(i64) -> bool) -> usize {
+        match self {
+            Self::Each(times) => times.iter().skip(from).take_while(|&&t| such(t)).count(),
+            Self::All(t) if such(t) => usize::MAX,
+            Self::All(_) => 0,
+        }
+    }
+    /// One for each record of the batch, at least.
+    pub fn iter(self) -> impl Iterator<Item = i64> + use<'a> {
+        let (each, all) = match self {
+            Self::Each(times) => (times, None),
+            Self::All(t) => (&[][..], Some(t)),
+        };
+        each.iter().copied().chain(all.into_iter().flat_map(std::iter::repeat))
+    }
+}
+
 pub(super) struct AlignedEngine<W: WindowFunction> {
     windows: Aligned,
     /// ms
@@ -71,6 +106,11 @@ impl<W: WindowFunction> AlignedEngine<W> {
             before: RestoredMarks::default(),
             merged: SegmentedTable::default(),
         }
+    }
+
+    /// Key groups of the subtask.
+    pub fn own(&mut self, key_groups: std::ops::Range<u32>) {
+        self.state.own(key_groups);
     }
 
     pub fn state(&mut self) -> &mut dyn KeyedTable<W::Key> {
@@ -147,31 +187,43 @@ impl<W: WindowFunction> AlignedEngine<W> {
         selector: &S,
         f: &W,
         batch: &mut Batch<W::In>,
-        times: impl Iterator<Item = i64>,
+        times: Times<'_>,
         out: &mut Output<W::Out>,
         late: &mut Late<W::In>,
     ) {
-        for ((record, &hash), t) in batch.records.drain(..).zip(&batch.hashes).zip(times) {
-            if !self.current.holds(t) {
+        let mut records = batch.records.drain(..);
+        let mut hashes = &batch.hashes[..];
+        while !hashes.is_empty() {
+            let at = batch.hashes.len() - hashes.len();
+            if !self.current.holds(times.get(at)) {
                 std::mem::swap(&mut self.current, &mut self.other);
             }
-            if !self.current.holds(t) {
-                match self.locate(t) {
-                    Place::Current => {}
-                    Place::Fired(pane) => {
-                        self.add_late(selector, f, record, hash, t, pane, out);
-                        continue;
-                    }
-                    Place::Late => {
-                        late.push(record, t);
-                        continue;
-                    }
-                    Place::Nowhere => continue,
+            let current = self.current;
+            // the pane is looked up once for all records in a row that are in it: the loop over them is short, so that the
+            // processor is many records ahead while it waits for an entry
+            let n = times.count(at, |t| current.holds(t));
+            let (run, rest) = hashes.split_at(n.min(hashes.len()));
+            if !run.is_empty() {
+                let table = self.state.table(current.pane);
+                for (&hash, record) in run.iter().zip(records.by_ref()) {
+                    let acc = selector.with_key(&record, |key| table.upsert_with(hash, key, || f.create()));
+                    f.add(acc, record);
                 }
+                hashes = rest;
+                continue;
             }
-            let (state, pane) = (&mut self.state, self.current.pane);
-            let acc = selector.with_key(&record, |key| state.upsert_with(pane, &KeyRef { hash, key }, || f.create()));
-            f.add(acc, record);
+            let t = times.get(at);
+            let place = self.locate(t);
+            if let Place::Current = place {
+                continue;
+            }
+            let (Some((&hash, rest)), Some(record)) = (hashes.split_first(), records.next()) else { break };
+            hashes = rest;
+            match place {
+                Place::Fired(pane) => self.add_late(selector, f, record, hash, t, pane, out),
+                Place::Late => late.push(record, t),
+                Place::Current | Place::Nowhere => {}
+            }
         }
     }
 

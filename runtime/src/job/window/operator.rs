@@ -1,5 +1,5 @@
 //! The operator behind windowed streams: hands batches and clocks to the engine that suits windows and trigger.
-use super::aligned::AlignedEngine;
+use super::aligned::{AlignedEngine, Times};
 use super::assigner::{CountSpec, TimeDomain, Windows};
 use super::count::CountEngine;
 use super::function::WindowFunction;
@@ -15,7 +15,6 @@ use crate::job::function::{KeySelector, RuntimeContext};
 use crate::job::keyed_stages::KeyedOperator;
 use crate::observe::TaskMetrics;
 use crate::state::{KeyGroupMark, KeyedTable};
-use std::iter::repeat;
 
 /// Names of the states.
 const WINDOWS: &str = "windows";
@@ -127,13 +126,13 @@ where
     S: KeySelector<W::In, Key = W::Key>,
     G: Trigger<W::In>,
 {
-    fn add(&mut self, batch: &mut Batch<W::In>, times: impl Iterator<Item = i64>, out: &mut Output<W::Out>) {
+    fn add(&mut self, batch: &mut Batch<W::In>, times: Times<'_>, out: &mut Output<W::Out>) {
         let Self { selector, function, late, .. } = self;
         match &mut self.engine {
             Engine::Aligned(e) => e.run(selector, function, batch, times, out, late),
-            Engine::Triggered(e) => e.run(selector, function, batch, times, out, late),
-            Engine::Session(e) => e.run(selector, function, batch, times, out, late),
-            Engine::Count(e) => e.run(selector, function, batch, times, out),
+            Engine::Triggered(e) => e.run(selector, function, batch, times.iter(), out, late),
+            Engine::Session(e) => e.run(selector, function, batch, times.iter(), out, late),
+            Engine::Count(e) => e.run(selector, function, batch, times.iter(), out),
         }
     }
 }
@@ -165,6 +164,12 @@ where
         self.metrics = cx.metrics.clone();
         self.name.clone_from(&cx.operator);
         let groups = key_group_range(cx.subtask, cx.parallelism, cx.max_parallelism);
+        match &mut self.engine {
+            Engine::Aligned(e) => e.own(groups.clone()),
+            Engine::Triggered(e) => e.own(groups.clone()),
+            Engine::Session(e) => e.own(groups.clone()),
+            Engine::Count(_) => {}
+        }
         let marks = self.reached.own(groups, cx.max_parallelism);
         self.passed = self.clock.now_ms().saturating_sub(1);
         let reached = marks.least;
@@ -193,9 +198,9 @@ where
             self.advance_processing(passed, out);
         }
         if self.time == TimeDomain::ProcessingTime {
-            self.add(batch, repeat(self.passed.saturating_add(1)), out);
+            self.add(batch, Times::All(self.passed.saturating_add(1)), out);
         } else if timestamps.len() == batch.records.len() {
-            self.add(batch, timestamps.iter().copied(), out);
+            self.add(batch, Times::Each(&timestamps), out);
         } else if self.timed && !batch.is_empty() {
             return Err(Error::user(
                 ErrorCode::Graph,
@@ -205,7 +210,7 @@ where
                 ),
             ));
         } else {
-            self.add(batch, repeat(i64::MIN), out);
+            self.add(batch, Times::All(i64::MIN), out);
         }
         batch.timestamps = timestamps;
         self.late.count(&self.metrics);

@@ -115,6 +115,11 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
         }
     }
 
+    /// Key groups of the subtask.
+    pub fn own(&mut self, key_groups: std::ops::Range<u32>) {
+        self.state.own(key_groups);
+    }
+
     pub fn state(&mut self) -> &mut dyn KeyedTable<W::Key> {
         &mut self.state
     }

@@ -57,7 +57,7 @@ async fn cluster(with_taskmanager: bool) -> Cluster {
             advertised_host: String::new(),
             http_address: None,
         };
-        let data = tokio::runtime::Handle::current();
+        let data = tokio::runtime::Handle::current().into();
         let tm =
             TaskManager { config, graph: graph(), data, exchange: None, health: Health::default(), patience: None };
         tokio::spawn(taskmanager::run(tm, "127.0.0.1:1".into(), shutdown));

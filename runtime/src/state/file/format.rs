@@ -9,7 +9,7 @@ use std::fmt::Display;
 use std::ops::Range;
 
 /// Version of the layout that is written; a reader refuses newer ones.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// The oldest version that is read: its files hold whole states, one after the other.
 const OLDEST_VERSION: u32 = 1;
 

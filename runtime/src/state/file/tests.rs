@@ -297,11 +297,12 @@ fn messages_name_the_file_and_the_place() {
 
     let mut bytes = file.bytes.to_vec();
     let end = bytes.len();
-    bytes[end - 12..end - 8].copy_from_slice(&3u32.to_le_bytes());
-    let check = crc32c::crc32c_append(crc32c::crc32c(&bytes[end - 28..end - 16]), &3u32.to_le_bytes());
+    let newer = FORMAT_VERSION + 1;
+    bytes[end - 12..end - 8].copy_from_slice(&newer.to_le_bytes());
+    let check = crc32c::crc32c_append(crc32c::crc32c(&bytes[end - 28..end - 16]), &newer.to_le_bytes());
     bytes[end - 16..end - 12].copy_from_slice(&check.to_le_bytes());
     let m = message(bytes);
-    assert!(m.contains("format version 3") && m.contains("newer"), "{m}");
+    assert!(m.contains(&format!("format version {newer}")) && m.contains("newer"), "{m}");
 }
 
 /// A block whose checksum is right but whose contents are another type's.

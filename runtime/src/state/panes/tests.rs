@@ -40,7 +40,12 @@ fn file((frozen, meta): (Box<dyn FrozenTable>, SnapshotMeta)) -> InMemory {
     InMemory { name: "w".into(), bytes: bytes.into() }
 }
 
-fn read(files: &[InMemory], groups: &Range<u32>, max_parallelism: u32, state: &mut dyn KeyedTable<u64>) -> Result<()> {
+fn read(
+    files: &[InMemory],
+    groups: &Range<u32>,
+    max_parallelism: u32,
+    state: &mut dyn KeyedTable<u64>,
+) -> crate::error::Result<()> {
     let files: Vec<&dyn ReadAt> = files.iter().map(|f| f as &dyn ReadAt).collect();
     let chains: Vec<_> = files.chunks(1).collect();
     restore("w", groups, max_parallelism, NotDeclared::Refuse, &chains, &mut [state]).map(|_| ())
@@ -134,4 +139,152 @@ fn marks_come_back_by_key_group() {
     assert_eq!((marks.least, marks.most), (8, 9));
     assert_eq!(restored(5..9).1.least, 9);
     assert_eq!(KeyGroupMark::new("reached").own(0..3, max).least, i64::MIN);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Adds to these keys of a pane.
+    Add(u8, Vec<u16>),
+    Remove(u8, Vec<u16>),
+    /// Drops the first panes.
+    Drop(usize),
+    /// A snapshot of what changed since the one before it; false: it does not complete, the next one holds it, too.
+    Snapshot(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let keys = || prop::collection::vec(0u16..200, 1..60);
+    prop_oneof![
+        6 => (0u8..6, keys()).prop_map(|(p, k)| Step::Add(p, k)),
+        2 => (0u8..6, keys()).prop_map(|(p, k)| Step::Remove(p, k)),
+        2 => (1usize..3).prop_map(Step::Drop),
+        4 => any::<bool>().prop_map(Step::Snapshot),
+    ]
+}
+
+fn changes(table: Box<dyn FrozenTable>, since: Option<u32>, groups: &Range<u32>, max: u32) -> InMemory {
+    let (_, meta) = snapshot(&mut Panes::new("p"), groups.clone(), max);
+    let mut bytes = Vec::new();
+    // small blocks, so that readers of some key groups skip some
+    let options = WriteOptions { block: 64, ..WriteOptions::default() };
+    let piece = crate::state::file::Piece { table, since };
+    write(meta, vec![piece], &options, &mut |chunk| {
+        bytes.extend_from_slice(chunk);
+        Ok(())
+    })
+    .unwrap();
+    InMemory { name: "w".into(), bytes: bytes.into() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    /// Chains of changes: whatever is added, removed and dropped between snapshots, each chain restores what was there,
+    /// also when other subtasks read it.
+    #[test]
+    fn changes_of_panes_come_back(
+        steps in prop::collection::vec(step(), 1..40),
+        max in 1u32..40,
+        readers in 1u32..4,
+    ) {
+        let (mut state, mut chain, mut completed) = (Panes::new("p"), Vec::new(), None);
+        let readers = readers.min(max);
+        state.own(0..max);
+        for step in steps {
+            match step {
+                Step::Add(namespace, keys) => for k in keys.into_iter().map(u64::from) {
+                    let pane = state.open(i64::from(namespace));
+                    *state.upsert_with(pane, &KeyRef::of(&k), || 0) += 1;
+                },
+                Step::Remove(namespace, keys) => if let Some(pane) = state.find(i64::from(namespace)) {
+                    for k in keys.into_iter().map(u64::from) {
+                        state.remove(pane, &KeyRef::of(&k));
+                    }
+                },
+                Step::Drop(n) => state.remove_first(n.min(state.panes())),
+                Step::Snapshot(completes) => {
+                    let expected = contents(&state);
+                    let frozen = state.freeze();
+                    let history = frozen.history().unwrap().clone();
+                    let since = completed.filter(|&c| history.complete_since <= c);
+                    let file = changes(frozen, since, &(0..max), max);
+                    if since.is_none() {
+                        chain.clear();
+                    }
+                    chain.push(file);
+                    let mut found = Contents::new();
+                    for reader in 0..readers {
+                        let groups = key_group_range(reader, readers, max);
+                        let files: Vec<&dyn ReadAt> = chain.iter().map(|f| f as &dyn ReadAt).collect();
+                        let mut restored = Panes::new("p");
+                        restore("w", &groups, max, NotDeclared::Refuse, &[&files], &mut [&mut restored]).unwrap();
+                        found.extend(contents(&restored));
+                    }
+                    prop_assert_eq!(found, expected);
+                    if completes {
+                        completed = Some(history.epoch);
+                        history.floor.store(history.epoch, Ordering::Relaxed);
+                    } else {
+                        chain.pop();
+                        if since.is_none() {
+                            completed = None;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pane_that_did_not_change_is_not_written_again() {
+    let mut state = Panes::new("p");
+    state.own(0..4);
+    let fill = |state: &mut Panes, namespace: i64| {
+        let pane = state.open(namespace);
+        (0..100u64).for_each(|k| *state.upsert_with(pane, &KeyRef::of(&k), || 0) += 1);
+    };
+    fill(&mut state, 0);
+    fill(&mut state, 10);
+    let first = state.freeze().history().unwrap().epoch;
+    fill(&mut state, 20);
+    state.remove_first(1);
+    let entries = |table: Box<dyn FrozenTable>, since: u32| {
+        let (_, meta) = snapshot(&mut Panes::new("p"), 0..4, 4);
+        let piece = crate::state::file::Piece { table, since: Some(since) };
+        let written = write(meta, vec![piece], &WriteOptions::default(), &mut |_| Ok(())).unwrap();
+        (written.entries, written.removals)
+    };
+    let frozen = state.freeze();
+    let second = frozen.history().unwrap().epoch;
+    assert_eq!(entries(frozen, first), (100, 4), "the new pane; the one that is gone, by key group");
+    assert_eq!(entries(state.freeze(), second), (0, 0));
+}
+
+#[test]
+fn a_mark_is_written_when_it_has_changed() {
+    let mut mark = KeyGroupMark::new("reached");
+    mark.own(0..4, 4);
+    mark.set(Some(7));
+    let written = |mark: &mut KeyGroupMark, since: Option<u32>| {
+        let table = KeyedTable::<u64>::freeze(mark);
+        let epoch = table.history().unwrap().epoch;
+        (changes(table, since, &(0..4), 4), epoch)
+    };
+    let (whole, first) = written(&mut mark, None);
+    let (same, second) = written(&mut mark, Some(first));
+    mark.set(Some(9));
+    let (moved, third) = written(&mut mark, Some(second));
+    mark.set(None);
+    let (ended, _) = written(&mut mark, Some(third));
+    let restored = |files: &[&InMemory]| {
+        let mut m = KeyGroupMark::new("reached");
+        let files: Vec<&dyn ReadAt> = files.iter().map(|f| *f as &dyn ReadAt).collect();
+        restore::<u64>("w", &(0..4), 4, NotDeclared::Refuse, &[&files], &mut [&mut m]).unwrap();
+        m.own(0..4, 4);
+        m.get()
+    };
+    assert_eq!(restored(&[&whole, &same]), Some(7));
+    assert!(same.bytes.len() < whole.bytes.len());
+    assert_eq!(restored(&[&whole, &same, &moved]), Some(9));
+    assert_eq!(restored(&[&whole, &same, &moved, &ended]), None);
 }

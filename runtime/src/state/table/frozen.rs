@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 /// Which changes a frozen table can tell.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct History {
     /// Number of freezes before this one: it holds what was written in this epoch and before.
     pub epoch: u32,
@@ -81,6 +81,22 @@ impl<K: Key, V: Data> FrozenSegments<K, V> {
     pub fn for_each(self, max_parallelism: u32, visit: &mut dyn FnMut(u32, &K, &V) -> Result<()>) -> Result<()> {
         self.parts.into_iter().try_for_each(|p| {
             p.for_each(max_parallelism, None, self.keep.as_ref(), &mut |g, s| visit(g, &s.key, &s.value))
+        })
+    }
+
+    /// Visits all entries, or those written after the freeze of epoch `since` and the keys removed after it (without a value).
+    /// Lets go of each segment as soon as it was visited.
+    pub fn for_each_change(
+        self,
+        max_parallelism: u32,
+        since: Option<u32>,
+        visit: &mut dyn FnMut(u32, &K, Option<&V>) -> Result<()>,
+    ) -> Result<()> {
+        self.parts.into_iter().try_for_each(|p| {
+            let keep = self.keep.as_ref();
+            p.for_each(max_parallelism, since, keep, &mut |g, s| visit(g, &s.key, Some(&s.value)))?;
+            let mut removed = since.into_iter().flat_map(|since| p.removed(since));
+            removed.try_for_each(|key| visit(key_group(key.key_hash(), max_parallelism), key, None))
         })
     }
 
