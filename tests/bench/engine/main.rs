@@ -4,6 +4,7 @@
 //! Each loop and each job runs in a process of its own. `--short` checks results only: its figures mean nothing.
 
 mod alloc;
+mod big_state;
 mod jobs;
 mod limits;
 mod measure;
@@ -53,6 +54,7 @@ const VERIFIED: u64 = 1_000_000;
 fn main() -> ExitCode {
     let done = match std::env::args().nth(1).as_deref() {
         Some("local" | "jobmanager" | "taskmanager" | "plan") => return jobs::main(),
+        Some("state") => big_state(&std::env::args().skip(2).collect::<Vec<_>>()),
         Some("limit") => limit(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => run(&Args::parse()),
     };
@@ -85,6 +87,14 @@ fn limit(arguments: &[String]) -> Result<bool> {
     Ok(true)
 }
 
+/// Measures a large state in this process.
+fn big_state(arguments: &[String]) -> Result<bool> {
+    let [keys, folder] = arguments else { bail!("state KEYS FOLDER") };
+    let figures = big_state::run(keys.parse().context("KEYS is no number")?, Path::new(folder))?;
+    println!("{}", serde_json::to_string(&figures)?);
+    Ok(true)
+}
+
 fn run(args: &Args) -> Result<bool> {
     let scale = if args.short { workloads::SHORT } else { workloads::FULL };
     let runs = args.runs.unwrap_or(if args.short { 1 } else { 5 });
@@ -113,6 +123,9 @@ fn run(args: &Args) -> Result<bool> {
     let mut lines: Vec<Line> = lines.map(|((w, pairs), wrong)| Line::new(w, pairs, wrong)).collect();
     if chosen("14", "idle") {
         lines.extend(idle(&folder, runs)?);
+    }
+    if chosen("10", "state") || chosen("11", "state") {
+        lines.extend(big_state::lines(scale.state_keys, &folder, runs)?);
     }
     table::print(&lines);
     println!(

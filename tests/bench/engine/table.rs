@@ -96,7 +96,7 @@ impl Line {
         }
     }
 
-    /// A figure that is no rate.
+    /// A figure that is no rate. `flink`: not a number where it was not measured.
     pub fn plain(row: &str, name: &str, value: Option<f64>, must: f64, goal: f64, flink: f64, unit: &str) -> Self {
         Self {
             row: row.into(),
@@ -109,7 +109,7 @@ impl Line {
             ratios: Vec::new(),
             must: format!("<= {must} ({goal})"),
             met: value.map(|v| v <= must),
-            flink: Some(flink),
+            flink: Some(flink).filter(|f| f.is_finite()),
             timely: None,
             cpu_seconds: None,
             peak_mib: None,

@@ -45,11 +45,13 @@ pub struct Scale {
     pub megabytes: u64,
     /// Time between two checkpoints in the rows about them.
     pub checkpoints: &'static str,
+    /// Keys of the large state.
+    pub state_keys: u64,
 }
 
-pub const FULL: Scale = Scale { divide: 1, megabytes: 1024, checkpoints: "1s" };
+pub const FULL: Scale = Scale { divide: 1, megabytes: 1024, checkpoints: "1s", state_keys: 10 * M };
 /// For correctness: too short for figures, and short enough for a debug build.
-pub const SHORT: Scale = Scale { divide: 500, megabytes: 4, checkpoints: "50ms" };
+pub const SHORT: Scale = Scale { divide: 500, megabytes: 4, checkpoints: "50ms", state_keys: 100_000 };
 
 const M: u64 = 1_000_000;
 
