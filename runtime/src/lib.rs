@@ -37,10 +37,11 @@
 //!    [task](dataflow::source_task) asks it for the next one when the chain behind is ready.
 //! 2. The batch runs through the chain: each operator is a [`Stage`](dataflow::Stage), one dynamic call per batch, the loop
 //!    inside is monomorphized user code. `key_by` writes the hash of each key into a column beside the records: no key is
-//!    hashed twice.
+//!    hashed twice in a process.
 //! 3. At the end of the chain an [exchange writer](dataflow::writer) spreads the batch over the channels of its edge, by
 //!    key group where the stream is keyed. Within a process a [channel](exchange::local) moves the batch and gives empty
-//!    ones back; between processes it becomes one [frame](exchange::frame) with credit.
+//!    ones back; between processes it becomes one [frame](exchange::frame) with credit, laid out [field by
+//!    field](data::column).
 //! 4. The consumer's [task](dataflow::input_task) takes it from its [gate](dataflow::gate). A keyed operator finds the
 //!    key's value in a [table of segments](state::table) by the hash that came along and changes it in place.
 //! 5. A [sink](connectors::sink) writes it where nobody sees it yet.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use weir::exchange::frame::VERSION;
 use weir_tests::local::{self, JobSpec, LocalJob, Proc, code, http};
 
 use crate::fixture::{endless, in_folder, refused, says};
@@ -84,12 +85,12 @@ pub fn strangers_on_the_data_port() -> Result<()> {
         let (mut job, data) = running(endless(dir)?)?;
         let before = memory(&job.taskmanagers[0])?;
         let mut oversized = b"WEIR".to_vec();
-        oversized.extend([1, 4, 0, 0]);
+        oversized.extend([VERSION, 4, 0, 0]);
         oversized.extend([0; 20]);
         oversized.extend(u32::MAX.to_le_bytes());
         oversized.extend([0; 12]);
         let mut checksum = b"WEIR".to_vec();
-        checksum.extend([1, 1, 0, 0]);
+        checksum.extend([VERSION, 1, 0, 0]);
         checksum.extend([0; 36]);
         for (bytes, words) in [
             (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "no taskmanager"),

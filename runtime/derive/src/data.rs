@@ -50,6 +50,7 @@ pub fn expand(input: &DeriveInput) -> Result<Tokens> {
         let fields = fields(&shapes[0]);
         quote!(::weir::data::Type::Struct { name: #text.into(), fields: #fields })
     };
+    let columns = (!is_enum).then(|| columns(&shapes[0]));
     Ok(quote! {
         #[automatically_derived]
         #[allow(clippy::all, unused_variables, non_snake_case)]
@@ -65,6 +66,7 @@ pub fn expand(input: &DeriveInput) -> Result<Tokens> {
             fn type_of() -> ::weir::data::Type {
                 #type_of
             }
+            #columns
         }
     })
 }
@@ -83,6 +85,48 @@ fn build(s: &Shape) -> Tokens {
         quote_spanned!(span=> #member: <#ty as ::weir::data::Data>::decode(input)?)
     });
     quote!(#path { #(#fields),* })
+}
+
+/// A struct lies in a batch field by field; an enum as values one after the other, which is what there is without this.
+fn columns(s: &Shape) -> Tokens {
+    let path = s.path();
+    let encode = s.fields.iter().map(|f| {
+        let (member, ty, span) = (&f.member, &f.ty, f.ty.span());
+        quote_spanned! {span=>
+            <#ty as ::weir::data::Data>::encode_column(::core::clone::Clone::clone(&values).map(|value| &value.#member), out);
+        }
+    });
+    let open = s.fields.iter().map(|f| {
+        let (local, ty, span) = (&f.local, &f.ty, f.ty.span());
+        quote_spanned!(span=> let (mut #local, input) = <#ty as ::weir::data::Data>::decode_column(input, n)?;)
+    });
+    let build = s.fields.iter().map(|f| {
+        let (member, local) = (&f.member, &f.local);
+        quote!(#member: ::weir::data::Column::read(&mut #local)?)
+    });
+    quote! {
+        #[inline]
+        fn encode_column<'weir>(
+            values: impl ::core::iter::Iterator<Item = &'weir Self> + ::core::clone::Clone,
+            out: &mut ::std::vec::Vec<u8>,
+        )
+        where
+            Self: 'weir,
+        {
+            #(#encode)*
+        }
+        #[inline]
+        fn decode_column<'weir>(
+            input: &'weir [u8],
+            n: usize,
+        ) -> ::core::result::Result<
+            (impl ::weir::data::Column<Self>, &'weir [u8]),
+            ::weir::data::DecodeError,
+        > {
+            #(#open)*
+            ::core::result::Result::Ok((move || ::core::result::Result::Ok(#path { #(#build),* }), input))
+        }
+    }
 }
 
 fn fields(s: &Shape) -> Tokens {

@@ -1,5 +1,5 @@
 //! The macros as a job in another crate uses them.
-use weir::data::{Data, Key, Record, State, Str, hash_combine, hash_u64};
+use weir::data::{Column as _, Data, Key, Record, State, Str, hash_combine, hash_u64};
 
 #[derive(Debug, Clone, PartialEq, Record)]
 struct Departure {
@@ -28,6 +28,12 @@ where
 }
 
 fn round_trip<T: Data + PartialEq + std::fmt::Debug>(x: &T) {
+    let mut column = Vec::new();
+    T::encode_column([x, x].into_iter(), &mut column);
+    column.extend_from_slice(&[0; weir::data::column::SLACK]);
+    let (mut next, rest) = T::decode_column(&column, 2).unwrap();
+    assert_eq!((next.read().as_ref(), next.read().as_ref(), rest.len()), (Ok(x), Ok(x), weir::data::column::SLACK));
+    drop(next);
     let mut all = Vec::new();
     x.encode(&mut all);
     let mut input = &all[..];

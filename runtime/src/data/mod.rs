@@ -1,11 +1,14 @@
 //! What a record, a key and a state value must be able to do: be encoded, be decoded, describe its type, and (keys) be hashed.
 //!
-//! One compact binary encoding serves the wire between processes and the snapshot files. `#[derive(Record)]`,
-//! `#[derive(State)]` and `#[derive(Key)]` write the impls; the impls for primitives and collections are in `primitives.rs`.
+//! One compact binary encoding serves snapshot files; batches between processes lie in [columns](column), so that a field's
+//! values are written and read in one go. `#[derive(Record)]`, `#[derive(State)]` and `#[derive(Key)]` write the impls; the
+//! impls for primitives and collections are in `primitives.rs`.
+pub mod column;
 mod hash;
 mod primitives;
 mod schema;
 
+pub use column::Column;
 pub use compact_str::CompactString as Str;
 pub use hash::{HASH_VERSION, hash_bytes, hash_combine, hash_u64, same_bytes};
 pub use schema::{Field, Type, Variant};
@@ -32,6 +35,20 @@ pub trait Data: Clone + Send + Sync + 'static {
     fn decode(input: &mut &[u8]) -> Result<Self, DecodeError>;
     /// The shape of the type, as stored in snapshots and compared on restore.
     fn type_of() -> Type;
+    /// Appends values of a batch that goes to another process, as [`Self::decode_column`] reads them. The same build of the
+    /// job reads it, so the layout may change from version to version.
+    fn encode_column<'a>(values: impl Iterator<Item = &'a Self> + Clone, out: &mut Vec<u8>)
+    where
+        Self: 'a,
+    {
+        column::put_rows(values, out);
+    }
+    /// What reads a column of `n` values, one with each call, and what follows the column in `input` ([`column::SLACK`]
+    /// bytes at least). Neither panics nor allocates more than a small multiple of `input`'s length, whatever the bytes are.
+    fn decode_column(input: &[u8], n: usize) -> Result<(impl Column<Self>, &[u8]), DecodeError> {
+        let (mut rows, rest) = column::Rows::new(input, n)?;
+        Ok((move || rows.take(), rest))
+    }
 }
 
 /// A type that records can be keyed by.

@@ -1,12 +1,14 @@
 //! `Data` and `Key` of primitives, strings, options, collections and tuples.
 use super::{
-    Data, DecodeError, Key, Str, Type, hash_bytes, hash_combine, hash_u64, put_len, same_bytes, take, take_len,
+    Column, Data, DecodeError, Key, Str, Type, column, hash_bytes, hash_combine, hash_u64, put_len, same_bytes, take,
+    take_len,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::marker::PhantomData;
 
-macro_rules! integers {
-    ($($t:ident $type:ident),*) => {$(
+macro_rules! numbers {
+    ($t:ident $type:ident $($column:item)*) => {
         impl Data for $t {
             #[inline]
             fn encode(&self, out: &mut Vec<u8>) {
@@ -22,10 +24,50 @@ macro_rules! integers {
             fn type_of() -> Type {
                 Type::$type
             }
+            $($column)*
         }
-    )*};
+    };
 }
-integers!(u8 U8, u16 U16, u32 U32, u64 U64, u128 U128, i8 I8, i16 I16, i32 I32, i64 I64, i128 I128, f32 F32, f64 F64);
+/// Those whose values in a batch are often close to each other; `$flip` keeps the order of signed ones.
+macro_rules! integers {
+    ($($t:ident $type:ident $flip:literal),*) => {$(numbers! { $t $type
+        #[inline]
+        fn encode_column<'a>(values: impl Iterator<Item = &'a Self> + Clone, out: &mut Vec<u8>) {
+            column::put_words(values.map(|&x| x as u64 ^ $flip), out);
+        }
+        #[inline]
+        fn decode_column(input: &[u8], n: usize) -> Result<(impl Column<Self>, &[u8]), DecodeError> {
+            let (words, rest) = column::Words::new(input, n)?;
+            Ok((Numbers::<$t>(words, PhantomData), rest))
+        }
+    }
+    impl Column<$t> for Numbers<'_, $t> {
+        #[inline(always)]
+        fn read(&mut self) -> Result<$t, DecodeError> {
+            Ok((self.0.take() ^ $flip) as $t)
+        }
+    })*};
+}
+/// A column of integers of type `T`.
+struct Numbers<'a, T>(column::Words<'a>, PhantomData<fn() -> T>);
+
+/// Those that lie in a column as they are.
+macro_rules! plain {
+    ($($t:ident $type:ident),*) => {$(numbers! { $t $type
+        #[inline]
+        fn encode_column<'a>(values: impl Iterator<Item = &'a Self> + Clone, out: &mut Vec<u8>) {
+            values.for_each(|x| x.encode(out));
+        }
+        #[inline]
+        fn decode_column(input: &[u8], n: usize) -> Result<(impl Column<Self>, &[u8]), DecodeError> {
+            let (mut values, rest) = column::bytes(input, n * size_of::<$t>())?;
+            Ok((move || Self::decode(&mut values), rest))
+        }
+    })*};
+}
+integers!(u8 U8 0, u16 U16 0, u32 U32 0, u64 U64 0);
+integers!(i8 I8 0x8000_0000_0000_0000, i16 I16 0x8000_0000_0000_0000, i32 I32 0x8000_0000_0000_0000, i64 I64 0x8000_0000_0000_0000);
+plain!(u128 U128, i128 I128, f32 F32, f64 F64);
 
 macro_rules! integer_keys {
     ($($t:ident),*) => {$(
@@ -83,6 +125,15 @@ impl Data for bool {
     fn type_of() -> Type {
         Type::Bool
     }
+    #[inline]
+    fn encode_column<'a>(values: impl Iterator<Item = &'a Self> + Clone, out: &mut Vec<u8>) {
+        out.extend(values.map(|&x| u8::from(x)));
+    }
+    #[inline]
+    fn decode_column(input: &[u8], n: usize) -> Result<(impl Column<Self>, &[u8]), DecodeError> {
+        let (mut values, rest) = column::bytes(input, n)?;
+        Ok((move || Self::decode(&mut values), rest))
+    }
 }
 impl Key for bool {
     #[inline]
@@ -125,6 +176,20 @@ macro_rules! strings {
             fn type_of() -> Type {
                 Type::String
             }
+            #[inline]
+            fn encode_column<'a>(values: impl Iterator<Item = &'a Self> + Clone, out: &mut Vec<u8>) {
+                column::put_strings(values.map(|s| s.as_str()), out);
+            }
+            #[inline]
+            fn decode_column(input: &[u8], n: usize) -> Result<(impl Column<Self>, &[u8]), DecodeError> {
+                column::Strings::new(input, n)
+            }
+        }
+        impl Column<$t> for column::Strings<'_> {
+            #[inline(always)]
+            fn read(&mut self) -> Result<$t, DecodeError> {
+                self.take().map($t::from)
+            }
         }
         impl Key for $t {
             #[inline]
@@ -161,6 +226,31 @@ impl<T: Data> Data for Option<T> {
     }
     fn type_of() -> Type {
         Type::Option(Box::new(T::type_of()))
+    }
+    /// Number of values that are there, which of them are, these.
+    fn encode_column<'a>(values: impl Iterator<Item = &'a Self> + Clone, out: &mut Vec<u8>)
+    where
+        T: 'a,
+    {
+        let there = values.clone().filter_map(Option::as_ref);
+        out.extend_from_slice(&(there.clone().count() as u32).to_le_bytes());
+        out.extend(values.map(|x| u8::from(x.is_some())));
+        T::encode_column(there, out);
+    }
+    fn decode_column(input: &[u8], n: usize) -> Result<(impl Column<Self>, &[u8]), DecodeError> {
+        let (mut count, _) = column::bytes(input, 4)?;
+        let count = u32::decode(&mut count)? as usize;
+        let (mut flags, rest) = column::bytes(&input[4..], n)?;
+        if flags.iter().filter(|&&f| f == 1).count() != count {
+            return Err(DecodeError::Invalid("a column has more or fewer values than it says"));
+        }
+        let (mut there, rest) = T::decode_column(rest, count)?;
+        let next = move || match take(&mut flags, 1)?[0] {
+            0 => Ok(None),
+            1 => there.read().map(Some),
+            _ => Err(DecodeError::Invalid("an option is neither 0 nor 1")),
+        };
+        Ok((next, rest))
     }
 }
 impl<T: Key> Key for Option<T> {
@@ -262,6 +352,19 @@ macro_rules! tuples {
             }
             fn type_of() -> Type {
                 Type::Tuple(vec![$($name::type_of()),+])
+            }
+            #[inline]
+            fn encode_column<'a>(values: impl Iterator<Item = &'a Self> + Clone, out: &mut Vec<u8>)
+            where
+                Self: 'a,
+            {
+                $($name::encode_column(values.clone().map(|x| &x.$i), out);)+
+            }
+            #[inline]
+            #[allow(non_snake_case)]
+            fn decode_column(input: &[u8], n: usize) -> Result<(impl Column<Self>, &[u8]), DecodeError> {
+                $(let (mut $name, input) = $name::decode_column(input, n)?;)+
+                Ok((move || Ok(($($name.read()?,)+)), input))
             }
         }
         impl<$($name: Key),+> Key for ($($name,)+) {

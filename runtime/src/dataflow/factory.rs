@@ -10,13 +10,12 @@ use crate::checkpoint::handles::OperatorRestore;
 use crate::data::Data;
 use crate::dataflow::{Clock, Stage};
 use crate::error::{Error, Result};
-use crate::exchange::{ChannelId, Channels, PeerAddress, Receiver, Sender};
+use crate::exchange::{ChannelId, Channels, PeerAddress, Receiver, Rehash, Sender};
 use crate::graph::Partition;
 use crate::job::alignment::AlignmentGroups;
 use crate::observe::TaskMetrics;
 use crate::state::file::ReadAt;
 use std::any::Any;
-use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -128,12 +127,15 @@ pub struct WriterContext {
 pub struct AnySender(Box<dyn Any + Send>);
 pub struct AnyReceiver(Box<dyn Any + Send>);
 
-/// [`RecordType`] of `T`.
-pub struct TypeOf<T>(PhantomData<fn() -> T>);
+/// [`RecordType`] of `T`; behind a `key_by` with what computes the hashes, where that is cheap.
+pub struct TypeOf<T>(Option<Rehash<T>>);
 
 impl<T: Data> TypeOf<T> {
     pub fn shared() -> Arc<dyn RecordType> {
-        Arc::new(Self(PhantomData))
+        Self::keyed(None)
+    }
+    pub fn keyed(rehash: Option<Rehash<T>>) -> Arc<dyn RecordType> {
+        Arc::new(Self(rehash))
     }
 }
 
@@ -146,10 +148,15 @@ impl<T: Data> RecordType for TypeOf<T> {
         T::type_of().to_string()
     }
     fn sender(&self, channels: &Channels, id: ChannelId, to: Option<&PeerAddress>) -> Result<AnySender> {
-        channels.sender::<T>(id, to).map(|s| AnySender(Box::new(s)))
+        let sender = channels.sender::<T>(id, to)?;
+        Ok(AnySender(Box::new(if self.0.is_some() { sender.rehashed() } else { sender })))
     }
     fn receiver(&self, channels: &Channels, id: ChannelId, remote: bool) -> Result<AnyReceiver> {
-        channels.receiver::<T>(id, remote).map(|r| AnyReceiver(Box::new(r)))
+        let receiver = channels.receiver::<T>(id, remote)?;
+        Ok(AnyReceiver(Box::new(match &self.0 {
+            Some(rehash) => receiver.rehashing(rehash.clone()),
+            None => receiver,
+        })))
     }
     fn writer(&self, cx: &WriterContext, senders: Vec<AnySender>) -> Result<AnyStage> {
         let typed = |s: AnySender| s.0.downcast::<Sender<T>>().map(|s| *s).map_err(|_| foreign::<T>());

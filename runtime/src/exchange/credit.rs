@@ -20,6 +20,10 @@ pub const CONTROL_WINDOW: u32 = 32;
 const RESERVED: u32 = 16;
 /// Most credit for batches that anyone may hold.
 pub const MAX_WINDOW: u32 = 1 << 16;
+/// Bytes of batches that a consumer wants to have under way, and how many times its first window it grants for that: with
+/// frames of a few KiB the first window is a system call or two, and both sides wait for each other.
+const BYTES_UNDER_WAY: usize = 256 << 10;
+pub const MOST_WINDOWS: u32 = 4;
 
 impl Grant {
     pub fn encode(self, out: &mut Vec<u8>) {
@@ -145,31 +149,49 @@ impl Arrivals {
 }
 
 /// The consumer's side, where frames are taken: decides when to grant anew, some at a time, so that there is one credit
-/// frame for several batches.
+/// frame for several batches. The shorter the frames, the more may be under way.
 #[derive(Debug)]
 pub struct Returns {
+    first: u32,
+    /// Now.
     window: u32,
+    /// Bytes of a batch, a moving average.
+    bytes: usize,
     owed: Grant,
 }
 
 impl Returns {
-    /// `window`: frames with batches that may be on their way or unread.
+    /// `window`: frames with batches that may be on their way or unread, while they are long.
     pub fn new(window: u32) -> Self {
-        Self { window: window.clamp(1, MAX_WINDOW), owed: Grant::default() }
+        let first = window.clamp(1, MAX_WINDOW / MOST_WINDOWS);
+        Self { first, window: first, bytes: BYTES_UNDER_WAY, owed: Grant::default() }
     }
     /// What to grant at the start.
     pub fn first(&self) -> Grant {
-        Grant { batches: self.window, control: CONTROL_WINDOW }
+        Grant { batches: self.first, control: CONTROL_WINDOW }
     }
-    /// A frame was taken from the queue. Returns what to grant now.
-    pub fn taken(&mut self, kind: Kind) -> Option<Grant> {
+    /// A frame with a body of so many bytes was taken from the queue. Returns what to grant now.
+    pub fn taken(&mut self, kind: Kind, bytes: usize) -> Option<Grant> {
         match Class::of(kind) {
-            Class::Batch => self.owed.batches += 1,
+            Class::Batch => {
+                self.owed.batches += 1;
+                self.bytes = (self.bytes * 7 + bytes) / 8;
+            }
             Class::Watermark | Class::Control => self.owed.control += 1,
             Class::Free => {}
         }
         let due = self.owed.batches >= self.window.div_ceil(2) || self.owed.control >= CONTROL_WINDOW / 4;
-        due.then(|| std::mem::take(&mut self.owed))
+        due.then(|| {
+            let mut grant = std::mem::take(&mut self.owed);
+            let wanted = (BYTES_UNDER_WAY / self.bytes.max(1)).min(MAX_WINDOW as usize) as u32;
+            let wanted = wanted.clamp(self.first, self.first * MOST_WINDOWS);
+            // a window that shrinks keeps what it would give back
+            let less = self.window.saturating_sub(wanted).min(grant.batches);
+            let more = if grant.batches > 0 { wanted.saturating_sub(self.window) } else { 0 };
+            grant.batches = grant.batches - less + more;
+            self.window = self.window - less + more;
+            grant
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use weir_api::ids::Attempt;
 /// First bytes of each frame.
 pub const MAGIC: [u8; 4] = *b"WEIR";
 /// Version of the frame format and of everything in the bodies.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Length of a header in bytes. The body follows it.
 pub const HEADER_BYTES: usize = 44;
 /// Longest body of a batch. Senders split batches long before; only a single large record comes near.

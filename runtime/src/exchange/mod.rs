@@ -7,6 +7,7 @@ pub mod frame;
 pub mod local;
 pub mod remote;
 
+pub use batch_codec::Rehash;
 pub use channels::Channels;
 pub use element::{ChannelId, Element};
 pub use local::{LocalReceiver, LocalSender};
@@ -24,6 +25,13 @@ pub enum Sender<T> {
 }
 
 impl<T: Data> Sender<T> {
+    /// The consumer has a [`Rehash`]: batches to another process may travel without hashes.
+    pub fn rehashed(self) -> Self {
+        match self {
+            Self::Remote(s) => Self::Remote(s.rehashed()),
+            local => local,
+        }
+    }
     /// Ready when the channel takes another batch; the producer asks between batches of its own input. An error when the
     /// consumer or the connection to it is gone.
     #[inline]
@@ -73,6 +81,13 @@ pub enum Receiver<T> {
 }
 
 impl<T: Data> Receiver<T> {
+    /// Batches that come from another process without hashes get them from this.
+    pub fn rehashing(self, rehash: Rehash<T>) -> Self {
+        match self {
+            Self::Remote(r) => Self::Remote(r.rehashing(rehash)),
+            local => local,
+        }
+    }
     /// The next element. None when the producer dropped its end and everything it sent was taken: a producer that ends
     /// well sends `EndOfInput` or a barrier that ends tasks before that, so anything else means that it failed (with an
     /// error of its own). An error when the connection broke or what arrived is malformed.

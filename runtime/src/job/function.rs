@@ -4,8 +4,10 @@ use super::timers::{Timer, Timers};
 use crate::data::{Data, Key};
 use crate::dataflow::{AnySideOutput, Clock, Output};
 use crate::error::Result;
+use crate::exchange::Rehash;
 use crate::observe::TaskMetrics;
 use crate::state::{KeyRef, KeyedTable};
+use std::sync::Arc;
 
 /// What a function may know about its place.
 #[derive(Debug, Clone)]
@@ -96,6 +98,10 @@ pub trait KeyedProcessFunction: Send + 'static {
 pub trait KeySelector<T>: Clone + Send + Sync + 'static {
     type Key: Key;
     fn with_key<R>(&self, record: &T, f: impl FnOnce(&Self::Key) -> R) -> R;
+    /// What computes the hashes of a batch anew, if that is cheap.
+    fn rehash(&self) -> Option<Rehash<T>> {
+        None
+    }
 }
 
 /// A key that lies in the record.
@@ -119,6 +125,10 @@ impl<T, K: Key, F: Fn(&T) -> &K + Clone + Send + Sync + 'static> KeySelector<T> 
     #[inline(always)]
     fn with_key<R>(&self, record: &T, f: impl FnOnce(&K) -> R) -> R {
         f((self.0)(record))
+    }
+    fn rehash(&self) -> Option<Rehash<T>> {
+        let key = self.0.clone();
+        Some(Arc::new(move |records, hashes| hashes.extend(records.iter().map(|r| key(r).key_hash()))))
     }
 }
 impl<T, K: Key, F: Fn(&T) -> K + Clone + Send + Sync + 'static> KeySelector<T> for Computed<F, K> {

@@ -241,7 +241,8 @@ impl<T: Data> Stream<T> {
 
     fn keyed<S: KeySelector<T>>(&self, selector: S) -> KeyedStream<T, S> {
         let make = selector.clone();
-        let stream = self.transform("key_by", move |_| Ok(KeyBy(make.clone())));
+        let stream: Self = self.transform("key_by", move |_| Ok(KeyBy(make.clone())));
+        stream.last(|n| n.output_type = Some(TypeOf::keyed(selector.rehash())));
         KeyedStream { stream: stream.partitioned(Partition::Hash), selector }
     }
 

@@ -73,6 +73,21 @@ fn a_grant_of_a_stranger_cannot_overflow() {
     assert!(Grant::decode(&[0; 7]).is_err());
 }
 
+/// Takes batches of one length; returns what was granted for them, less than a window of which may still be owed.
+fn granted(returns: &mut Returns, batches: u32, bytes: usize) -> i64 {
+    (0..batches).filter_map(|_| returns.taken(Kind::Batch, bytes)).map(|g| i64::from(g.batches)).sum()
+}
+
+#[test]
+fn short_batches_get_a_longer_window_until_they_are_long_again() {
+    let mut returns = Returns::new(8);
+    let mut under_way = i64::from(returns.first().batches);
+    for (bytes, window) in [(1 << 20, 8), (16 << 10, 16), (100, 32), (10 << 10, 25), (128 << 10, 8), (0, 32)] {
+        under_way += granted(&mut returns, 1000, bytes) - 1000;
+        assert!(under_way <= window && under_way > window / 2, "{under_way} batches of {bytes} bytes, not {window}");
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Send(Kind),
@@ -84,7 +99,7 @@ proptest! {
     /// Both sides together, with grants that arrive at once: order is kept, credit is never exceeded, at most the window
     /// lies unread, and when the consumer has read everything, everything was sent.
     #[test]
-    fn producer_and_consumer_agree(window in 1u32..9, steps in prop::collection::vec(prop_oneof![
+    fn producer_and_consumer_agree(window in 1u32..9, bytes in prop::collection::vec(0usize..1_000_000, 1..9), steps in prop::collection::vec(prop_oneof![
         3 => Just(Step::Send(Kind::Batch)), 1 => Just(Step::Send(Kind::Watermark)), 1 => Just(Step::Send(Kind::Barrier)), 4 => Just(Step::Take)], 0..400)) {
         let (mut q, mut arrivals, mut returns) = (full(window), Arrivals::default(), Returns::new(window));
         arrivals.grant(returns.first());
@@ -100,7 +115,7 @@ proptest! {
                 }
                 Step::Take => if let Some((kind, f)) = unread.pop_front() {
                     got.push(f);
-                    if let Some(g) = returns.taken(kind) {
+                    if let Some(g) = returns.taken(kind, bytes[i % bytes.len()]) {
                         arrivals.grant(g);
                         q.grant(g).unwrap();
                     }
@@ -110,7 +125,7 @@ proptest! {
                 prop_assert!(arrivals.arrived(kind));
                 unread.push_back((kind, f));
             }
-            prop_assert!(unread.iter().filter(|(k, _)| *k == Kind::Batch).count() <= window as usize);
+            prop_assert!(unread.iter().filter(|(k, _)| *k == Kind::Batch).count() <= (window * MOST_WINDOWS) as usize);
             prop_assert!(unread.iter().filter(|(k, _)| *k != Kind::Batch).count() <= CONTROL_WINDOW as usize);
         }
         prop_assert_eq!(got, sent);

@@ -6,9 +6,10 @@ use crate::checkpoint::handles::Barrier;
 use crate::data::Data;
 use crate::dataflow::Batch;
 use crate::error::{Error, ErrorCode, Result};
+use crate::exchange::batch_codec::{self, Rehash};
 use crate::exchange::credit::{Arrivals, Grant, Returns};
 use crate::exchange::frame::{self, FrameError, Header, Kind};
-use crate::exchange::{ChannelId, Element, batch_codec};
+use crate::exchange::{ChannelId, Element};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -134,6 +135,7 @@ pub struct RemoteReceiver<T> {
     /// Taken out of the inbox, not yet looked at.
     frames: VecDeque<(Kind, Bytes)>,
     returns: Returns,
+    rehash: Option<Rehash<T>>,
     spare: Vec<Batch<T>>,
     bytes: u64,
 }
@@ -142,7 +144,14 @@ impl<T: Data> RemoteReceiver<T> {
     pub(in crate::exchange) fn new(inbox: Arc<Inbox>, window: u32) -> Self {
         let returns = Returns::new(window);
         inbox.register(returns.first());
-        Self { inbox, frames: VecDeque::new(), returns, spare: Vec::with_capacity(4), bytes: 0 }
+        let (frames, spare) = (VecDeque::new(), Vec::with_capacity(4));
+        Self { inbox, frames, returns, rehash: None, spare, bytes: 0 }
+    }
+
+    /// Computes hashes that the producer leaves to this end.
+    pub(in crate::exchange) fn rehashing(mut self, rehash: Rehash<T>) -> Self {
+        self.rehash = Some(rehash);
+        self
     }
 
     /// Bytes of the bodies received so far.
@@ -176,14 +185,15 @@ impl<T: Data> RemoteReceiver<T> {
     }
 
     fn element(&mut self, kind: Kind, body: Bytes) -> Result<Element<T>> {
-        self.bytes += body.len() as u64;
+        let length = body.len();
+        self.bytes += length as u64;
         let element = self.decode(kind, &body).map_err(|why| {
             let e = FrameError::body(kind, why);
             Error::external(ErrorCode::Exchange, format_args!("{}: {e}", self.inbox.channel))
         })?;
         // the chunk is free before the producer hears that it may send more
         drop(body);
-        if let Some(grant) = self.returns.taken(kind) {
+        if let Some(grant) = self.returns.taken(kind, length) {
             self.inbox.grant(&mut lock(&self.inbox.state), grant);
         }
         Ok(element)
@@ -193,7 +203,7 @@ impl<T: Data> RemoteReceiver<T> {
         match kind {
             Kind::Batch => {
                 let mut batch = self.spare.pop().unwrap_or_else(Batch::with_room);
-                batch_codec::decode(body, &mut batch).map_err(|e| e.to_string())?;
+                batch_codec::decode(body, &mut batch, self.rehash.as_ref()).map_err(|e| e.to_string())?;
                 Ok(Element::Batch(batch))
             }
             Kind::Watermark => match *body {

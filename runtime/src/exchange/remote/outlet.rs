@@ -5,9 +5,10 @@ use super::outbox::Outbox;
 use crate::data::Data;
 use crate::dataflow::Batch;
 use crate::error::{Error, Result};
+use crate::exchange::batch_codec::Encoder;
 use crate::exchange::credit::{Grant, SendQueue};
 use crate::exchange::frame::{self, FrameError, Kind, MAX_CONTROL_BODY};
-use crate::exchange::{ChannelId, Element, batch_codec};
+use crate::exchange::{ChannelId, Element};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use weir_api::ids::Attempt;
@@ -101,6 +102,7 @@ impl Outlet {
 /// The producer's end. Dropping it closes the channel behind what was sent.
 pub struct RemoteSender<T> {
     outlet: Arc<Outlet>,
+    encoder: Encoder,
     /// A used buffer, and an emptied batch.
     buffer: Vec<u8>,
     spare: Option<Batch<T>>,
@@ -109,7 +111,13 @@ pub struct RemoteSender<T> {
 
 impl<T: Data> RemoteSender<T> {
     pub(in crate::exchange) fn new(outlet: Arc<Outlet>) -> Self {
-        Self { outlet, buffer: Vec::new(), spare: None, bytes: 0 }
+        Self { outlet, encoder: Encoder::new(false), buffer: Vec::new(), spare: None, bytes: 0 }
+    }
+
+    /// The consumer computes hashes where that costs less than sending them.
+    pub(in crate::exchange) fn rehashed(mut self) -> Self {
+        self.encoder = Encoder::new(true);
+        self
     }
 
     /// Bytes of the bodies sent so far.
@@ -143,23 +151,23 @@ impl<T: Data> RemoteSender<T> {
             Element::Batch(mut batch) => {
                 let mut from = 0;
                 while from < batch.len() {
-                    from = self.frame(Kind::Batch, |out| batch_codec::encode(&batch, from, out))?;
+                    from = self.frame(Kind::Batch, |encoder, out| encoder.encode(&batch, from, out))?;
                 }
                 batch.clear();
                 self.spare = Some(batch);
                 Ok(())
             }
-            Element::Watermark(time) => self.frame(Kind::Watermark, |out| {
+            Element::Watermark(time) => self.frame(Kind::Watermark, |_, out| {
                 out.extend_from_slice(&time.to_le_bytes());
                 Ok(())
             }),
             // the same kind of frame, so that one replaces the other while it waits for credit
-            Element::Idle(time) => self.frame(Kind::Watermark, |out| {
+            Element::Idle(time) => self.frame(Kind::Watermark, |_, out| {
                 out.extend_from_slice(&time.to_le_bytes());
                 out.push(IDLE);
                 Ok(())
             }),
-            Element::Barrier(barrier) => self.frame(Kind::Barrier, |out| {
+            Element::Barrier(barrier) => self.frame(Kind::Barrier, |_, out| {
                 let body = serde_json::to_vec(&barrier).map_err(Error::internal)?;
                 if body.len() > MAX_CONTROL_BODY {
                     return Err(Error::internal(format_args!(
@@ -170,14 +178,14 @@ impl<T: Data> RemoteSender<T> {
                 out.extend_from_slice(&body);
                 Ok(())
             }),
-            Element::EndOfInput => self.frame(Kind::EndOfInput, |_| Ok(())),
+            Element::EndOfInput => self.frame(Kind::EndOfInput, |_, _| Ok(())),
         }
     }
 
-    fn frame<R>(&mut self, kind: Kind, body: impl FnOnce(&mut Vec<u8>) -> Result<R>) -> Result<R> {
+    fn frame<R>(&mut self, kind: Kind, body: impl FnOnce(&mut Encoder, &mut Vec<u8>) -> Result<R>) -> Result<R> {
         let mut frame = std::mem::take(&mut self.buffer);
         frame::start(&mut frame);
-        let result = body(&mut frame).map_err(|e| e.at(self.outlet.channel))?;
+        let result = body(&mut self.encoder, &mut frame).map_err(|e| e.at(self.outlet.channel))?;
         self.bytes += (frame.len() - frame::HEADER_BYTES) as u64;
         self.buffer = self.outlet.push(kind, frame)?.unwrap_or_default();
         Ok(result)

@@ -87,7 +87,7 @@ async fn strangers_are_refused_and_the_others_live_on() {
     let cases = [
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), "no taskmanager"),
         (vec![0; 100_000], "no taskmanager"),
-        (patched(good.clone(), 4, &[2]), "format version 2, this process speaks 1"),
+        (patched(good.clone(), 4, &[1]), "format version 1, this process speaks 2"),
         (patched(good.clone(), 5, &[77]), "unknown kind 77"),
         (patched(good.clone(), 28, &u32::MAX.to_le_bytes()), "Hello frame claims a body of 4294967295 bytes"),
         (
@@ -171,7 +171,7 @@ async fn an_unknown_channel_is_refused() {
 #[tokio::test]
 async fn a_malformed_body_fails_the_consumer_with_its_place() {
     for (kind, body, want) in [
-        (Kind::Batch, &b"\x02\0\0\0\0\x03ab"[..], "Batch frame is malformed: the bytes end 1 short"),
+        (Kind::Batch, &b"\x02\0\0\0\0\x03ab"[..], "Batch frame is malformed: the bytes end 6 short"),
         (Kind::Batch, b"\xff\xff\xff\xff\x00", "no records or too many"),
         (Kind::Watermark, b"1234", "4 bytes instead of 8"),
         (Kind::Barrier, b"{\"id\":1}", "Barrier frame is malformed: missing field"),
