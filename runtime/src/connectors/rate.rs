@@ -2,8 +2,10 @@
 use crate::error::{Error, ErrorCode, Result};
 use std::time::{Duration, Instant};
 
-/// Records come in chunks about this far apart: often enough to look steady, seldom enough to cost nothing.
-const CHUNK: Duration = Duration::from_millis(10);
+/// Records come in chunks of about so many: a wake-up for each would cost more than the record itself.
+const CHUNK: f64 = 4.0;
+/// But chunks are no nearer together than this, which is about what a wake-up takes, and no farther apart.
+const CHUNKS: [Duration; 2] = [Duration::from_micros(100), Duration::from_millis(10)];
 /// After a stall (backpressure, a checkpoint) at most this much is made up for.
 const MAX_LAG: Duration = Duration::from_secs(1);
 
@@ -11,6 +13,8 @@ const MAX_LAG: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Throttle {
     per_second: f64,
+    /// Between two chunks.
+    pace: Duration,
     start: Option<Instant>,
     taken: u64,
 }
@@ -32,7 +36,11 @@ impl Throttle {
     /// The share of one of `readers` readers in a source's total rate; `None` when the source has no rate.
     pub fn share(rate: Option<f64>, readers: usize) -> Result<Option<Self>> {
         check_rate(rate)?;
-        Ok(rate.map(|r| Self { per_second: r / readers.max(1) as f64, start: None, taken: 0 }))
+        Ok(rate.map(|r| {
+            let per_second = r / readers.max(1) as f64;
+            let chunk = Duration::try_from_secs_f64(CHUNK / per_second).unwrap_or(CHUNKS[1]);
+            Self { per_second, pace: chunk.clamp(CHUNKS[0], CHUNKS[1]), start: None, taken: 0 }
+        }))
     }
 
     /// How many records may be read at `now`.
@@ -58,7 +66,7 @@ impl Throttle {
     pub fn next(&self, now: Instant) -> Instant {
         let record = self.start.unwrap_or(now)
             + Duration::try_from_secs_f64(self.taken as f64 / self.per_second).unwrap_or(Duration::from_secs(3600));
-        record.max(now + CHUNK)
+        record.max(now + self.pace)
     }
 }
 
@@ -82,10 +90,16 @@ mod tests {
 
     #[test]
     fn records_come_in_small_chunks_at_the_rate() {
-        let (total, calls, largest) = run(10_000.0, 1, 10);
-        assert!((99_800..=100_100).contains(&total), "{total}");
-        assert!(largest <= 110, "{largest}");
-        assert!(calls >= 900, "{calls}");
+        for (rate, most) in [(10_000.0, 6), (50_000.0, 7), (1_000_000.0, 110)] {
+            let (total, calls, largest) = run(rate, 1, 10);
+            let all = rate as u64 * 10;
+            assert!((all - all / 500..=all + all / 1000).contains(&total), "{rate}: {total}");
+            assert!(largest <= most, "{rate}: {largest}");
+            assert!(calls <= 100_000, "{rate}: {calls}");
+        }
+        // few readers of a high rate, many of a low one
+        assert_eq!(Throttle::share(Some(50_000.0), 2).unwrap().unwrap().pace, Duration::from_micros(160));
+        assert_eq!(Throttle::share(Some(100.0), 1).unwrap().unwrap().pace, Duration::from_millis(10));
     }
 
     #[test]

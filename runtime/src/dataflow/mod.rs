@@ -9,6 +9,7 @@ pub mod harness;
 pub mod inlet;
 pub mod input_task;
 pub mod output;
+mod pause;
 pub mod side_output;
 pub mod snapshot;
 pub mod source_task;

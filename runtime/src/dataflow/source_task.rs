@@ -1,4 +1,5 @@
 //! The loop of a source task: read a batch, hand it on, answer triggers with barriers.
+use super::pause::Pause;
 use super::task::{TaskBody, TaskCommand, TaskEvent, TaskIo};
 use super::timing::Timing;
 use super::wakeup::Wakeup;
@@ -49,6 +50,7 @@ struct Running<R: SourceReader> {
     end_signalled: bool,
     last_flush: Instant,
     wakeup: Wakeup,
+    pause: Pause,
     timing: Timing,
 }
 
@@ -66,6 +68,7 @@ impl<R: SourceReader> TaskBody for SourceTask<R> {
             end_signalled: false,
             last_flush: now,
             wakeup,
+            pause: Pause::default(),
             timing,
         };
         running.run().boxed()
@@ -184,8 +187,7 @@ impl<R: SourceReader> Running<R> {
     /// Waits for the time, the reader's own wake, or a command (which the caller's next turn takes).
     async fn wait(&mut self, until: Option<Instant>) -> Result<()> {
         self.timing.busy_until(Instant::now());
-        let sleep = tokio::time::sleep_until(until.unwrap_or_else(|| Instant::now() + FAR).into());
-        tokio::pin!(sleep);
+        self.pause.arm(until);
         let (mut command, mut time) = (None, None);
         poll_fn(|cx| {
             if let Poll::Ready(c) = self.io.commands.poll_recv(cx) {
@@ -197,7 +199,7 @@ impl<R: SourceReader> Running<R> {
                 time = Some(now);
                 return Poll::Ready(());
             }
-            if sleep.as_mut().poll(cx).is_ready() {
+            if self.pause.poll(cx).is_ready() {
                 return Poll::Ready(());
             }
             self.task.reader.poll_wake(cx)
@@ -264,6 +266,3 @@ impl<R: SourceReader> Running<R> {
         Ok(())
     }
 }
-
-/// Stands for "no time": a day.
-const FAR: std::time::Duration = std::time::Duration::from_secs(86_400);

@@ -24,27 +24,29 @@ pub enum JobKind {
     ReduceInt,
     WordCount,
     Windows,
+    Latency,
+    Failover,
 }
 
 #[derive(clap::Args)]
 pub struct JobArguments {
     #[arg(long)]
-    job: JobKind,
+    pub job: JobKind,
     #[arg(long, default_value_t = 0)]
-    records: u64,
+    pub records: u64,
     #[arg(long, default_value_t = 0)]
-    keys: u64,
+    pub keys: u64,
     #[arg(long)]
-    input: Option<PathBuf>,
+    pub input: Option<PathBuf>,
     /// Subtasks of the sink, to know when each is half done
     #[arg(long, default_value_t = 1)]
-    shares: u64,
+    pub shares: u64,
     /// Folder for what each subtask of the sink has to tell
     #[arg(long)]
-    report: PathBuf,
+    pub report: PathBuf,
     /// Keep the last result of each key, to compare them
     #[arg(long)]
-    verify: bool,
+    pub verify: bool,
 }
 
 #[derive(Clone, Record)]
@@ -129,6 +131,8 @@ fn declare(job: &mut Job, args: &JobArguments) -> weir::Result<()> {
                 .aggregate("count", CountEvents)
                 .sink("tally", Tally { weighed: true, ..Tally::new(args, |count: &u64| (0, *count as i64)) });
         }
+        JobKind::Failover => crate::failover::declare(job, args),
+        JobKind::Latency => crate::latency::declare(job, args),
         JobKind::WordCount => {
             let input = args.input.clone().unwrap_or_default();
             job.source("lines", FileSource::lines(input.display().to_string()))

@@ -5,7 +5,10 @@
 
 mod alloc;
 mod big_state;
+mod failover;
+mod histogram;
 mod jobs;
+mod latency;
 mod limits;
 mod measure;
 mod outcome;
@@ -23,7 +26,7 @@ use weir::data::{Key as _, Str};
 
 use self::limits::{mix, money, pick};
 use self::outcome::Outcome;
-use self::table::{Line, Pair};
+use self::table::{Figure, Line, Pair};
 use self::workloads::{Limit, Workload};
 
 /// Weir's engine against handwritten loops.
@@ -74,6 +77,10 @@ fn limit(arguments: &[String]) -> Result<bool> {
         let text = arguments.get(i).with_context(|| format!("argument {i} is missing"))?;
         text.parse().with_context(|| format!("{text:?} is no number"))
     };
+    if arguments.first().is_some_and(|a| a == "latency") {
+        println!("{}", serde_json::to_string(&latency::limit(number(1)?))?);
+        return Ok(true);
+    }
     let outcome = match arguments.first().map(String::as_str) {
         Some("str") => limits::reduce_str(number(1)?, number(2)?),
         Some("str2") => limits::reduce_str_2(number(1)?, number(2)?),
@@ -81,7 +88,7 @@ fn limit(arguments: &[String]) -> Result<bool> {
         Some("ser") => limits::reduce_ser(number(1)?, number(2)?),
         Some("window") => limits::windows(number(1)?, number(2)?),
         Some("wc") => limits::word_count(arguments.get(1).map(Path::new).context("no file")?, number(2)?)?,
-        _ => bail!("limit: str|str2|int|ser N KEYS, window N KEYS, wc FILE THREADS"),
+        _ => bail!("limit: str|str2|int|ser N KEYS, window N KEYS, wc FILE THREADS, latency N"),
     };
     println!("{}", serde_json::to_string(&outcome.with_usage())?);
     Ok(true)
@@ -121,6 +128,13 @@ fn run(args: &Args) -> Result<bool> {
     }
     let lines = workloads.iter().zip(pairs).zip(wrong);
     let mut lines: Vec<Line> = lines.map(|((w, pairs), wrong)| Line::new(w, pairs, wrong)).collect();
+    if chosen("9", "latency") {
+        lines.extend(latency::lines(&folder, runs, args.short)?);
+    }
+    // other tests kill processes, too: in a short run only where it is asked for
+    if chosen("12", "failover") && !(args.short && args.filters.is_empty()) {
+        lines.extend(failover::lines(&folder, runs, args.short));
+    }
     if chosen("14", "idle") {
         lines.extend(idle(&folder, runs)?);
     }
@@ -130,7 +144,8 @@ fn run(args: &Args) -> Result<bool> {
     table::print(&lines);
     println!(
         "\nMedians of {runs} interleaved runs on {}; load of the machine before and after: {before:.2} / {:.2}.\n\
-         Results per second in millions; rows 4 and 7: per second of processor time. Flink and timely: measured 2026-11-21 on this \
+         Results per second in millions; rows 4 and 7: per second of processor time; rows with a unit: less is better. Row 9: the limit \
+         sleeps in steps of 100 us; Flink at its default buffer timeout of 100 ms (with 0: 0.10 / 1.1 / 3.6 ms). Flink and timely: measured 2026-11-21 on this \
          kind of machine.",
         machine(),
         load()
@@ -139,7 +154,14 @@ fn run(args: &Args) -> Result<bool> {
     let all = serde_json::json!({ "machine": machine(), "short": args.short, "lines": lines });
     std::fs::write(&json, serde_json::to_vec_pretty(&all)?)
         .with_context(|| format!("cannot write {}", json.display()))?;
-    println!("figures of all runs: {}", json.display());
+    let history = folder.join("engine-history.jsonl");
+    let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let mut line = serde_json::to_vec(&serde_json::json!({ "at": at, "figures": all }))?;
+    line.push(b'\n');
+    let file = std::fs::File::options().create(true).append(true).open(&history);
+    let appended = file.and_then(|mut f| std::io::Write::write_all(&mut f, &line));
+    appended.with_context(|| format!("cannot append to {}", history.display()))?;
+    println!("figures of all runs: {}, added to {}", json.display(), history.display());
     Ok(lines.iter().all(|l| l.wrong.is_none()))
 }
 
@@ -234,9 +256,12 @@ fn verify(w: &Workload, folder: &Path) -> Result<()> {
 
 fn idle(folder: &Path, runs: usize) -> Result<[Line; 2]> {
     let found = (0..runs.max(1)).map(|_| measure::idle(folder)).collect::<Result<Vec<_>>>()?;
-    let (memory, seconds) = (table::median(found.iter().map(|f| f.0)), table::median(found.iter().map(|f| f.1)));
+    let of = |name: &str, must, goal, flink, values: Vec<f64>| {
+        Line::figure(Figure { must, goal, flink: Some(flink), ..Figure::new("14", name, values) })
+    };
+    let (memory, seconds) = found.into_iter().unzip();
     Ok([
-        Line::plain("14", "idle jobmanager + taskmanager: resident memory", memory, 40.0, 25.0, 880.0, "MiB"),
-        Line::plain("14", "start of both processes until the slots are there", seconds, 0.3, 0.1, 12.2, "s"),
+        of("idle jobmanager + taskmanager: resident memory, MiB", 40.0, 25.0, 880.0, memory),
+        of("start of both processes until the slots are there, s", 0.3, 0.1, 12.2, seconds),
     ])
 }

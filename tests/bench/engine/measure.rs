@@ -111,8 +111,16 @@ impl Run {
         let scratch = TempDir::new_in(folder)?;
         let report = scratch.path().join("report");
         std::fs::create_dir(&report)?;
-        let arguments = self.arguments(&report, folder)?;
-        let storage = self.checkpoints.map(|_| scratch.path().join("checkpoints"));
+        let completed = self.execute(folder, scratch.path(), &report)?;
+        let (outcome, finals) = jobs::collect(&report)?;
+        Ok((outcome, finals, completed))
+    }
+
+    /// Runs the job to its end, with its checkpoints in `scratch`; its sink tells in `report` what it saw. Returns the number of
+    /// completed checkpoints that the job's log still knows.
+    pub fn execute(&self, folder: &Path, scratch: &Path, report: &Path) -> Result<usize> {
+        let arguments = self.arguments(report, folder)?;
+        let storage = self.checkpoints.map(|_| scratch.join("checkpoints"));
         match self.deploy {
             Deploy::Local(p) => {
                 let mut command = Command::new(program()?);
@@ -124,16 +132,20 @@ impl Run {
                 ensure!(output.status.success(), "the job failed: {}", String::from_utf8_lossy(&output.stderr));
             }
             Deploy::Processes(n) => {
-                let spec = self.spec(arguments, storage.clone(), scratch.path())?;
+                let spec = self.spec(arguments, storage.clone(), scratch)?;
                 let mut job = LocalJob::start(spec, n, n as usize, 1)?;
                 let jobmanager = job.jobmanager.as_mut().context("a jobmanager")?;
                 let exit = jobmanager.wait(PATIENCE)?;
                 ensure!(exit.success(), "the jobmanager ended with {exit}:\n{}", jobmanager.tail());
             }
         }
-        let (outcome, finals) = jobs::collect(&report)?;
         let completed = storage.map(|s| JobLog::new(&s, "default", NAME).completed()).transpose()?;
-        Ok((outcome, finals, completed.map_or(0, |c| c.len())))
+        Ok(completed.map_or(0, |c| c.len()))
+    }
+
+    /// What its processes are started with.
+    pub fn deployed(&self, folder: &Path, scratch: &Path, report: &Path) -> Result<JobSpec> {
+        self.spec(self.arguments(report, folder)?, Some(scratch.join("checkpoints")), scratch)
     }
 
     fn spec(&self, arguments: Vec<String>, checkpoints: Option<PathBuf>, logs: &Path) -> Result<JobSpec> {
@@ -147,7 +159,7 @@ fn program() -> Result<PathBuf> {
 }
 
 /// Runs `engine limit ARGUMENTS` in a process of its own.
-pub fn run_loop(arguments: &[String]) -> Result<Outcome> {
+pub fn run_loop<T: serde::de::DeserializeOwned>(arguments: &[String]) -> Result<T> {
     let output = Command::new(program()?).arg("limit").args(arguments).output().context("cannot start a loop")?;
     ensure!(output.status.success(), "the loop failed: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).context("a loop told nothing")

@@ -48,6 +48,7 @@ pub struct Line {
     pub limit: Option<f64>,
     pub ratio: Option<f64>,
     pub ratio_per_core: Option<f64>,
+    /// Of each run: the ratio, or the figure where there is none.
     pub ratios: Vec<f64>,
     pub must: String,
     pub met: Option<bool>,
@@ -57,6 +58,30 @@ pub struct Line {
     pub peak_mib: Option<f64>,
     pub allocations: Option<f64>,
     pub pairs: Vec<Pair>,
+}
+
+/// What is measured as it is, without a loop beside it: less is better.
+#[derive(Debug, Default)]
+pub struct Figure {
+    pub row: &'static str,
+    /// With the unit.
+    pub name: String,
+    /// One of each run.
+    pub values: Vec<f64>,
+    /// The same of the handwritten loop, where there is one.
+    pub limits: Vec<f64>,
+    pub must: f64,
+    pub goal: f64,
+    pub flink: Option<f64>,
+    pub wrong: Option<String>,
+    pub cpu_seconds: Vec<f64>,
+    pub peak_mib: Vec<f64>,
+}
+
+impl Figure {
+    pub fn new(row: &'static str, name: impl Into<String>, values: Vec<f64>) -> Self {
+        Self { row, name: name.into(), values, ..Self::default() }
+    }
 }
 
 pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
@@ -97,23 +122,41 @@ impl Line {
     }
 
     /// A figure that is no rate. `flink`: not a number where it was not measured.
-    pub fn plain(row: &str, name: &str, value: Option<f64>, must: f64, goal: f64, flink: f64, unit: &str) -> Self {
+    pub fn plain(
+        row: &'static str,
+        name: &str,
+        value: Option<f64>,
+        must: f64,
+        goal: f64,
+        flink: f64,
+        unit: &str,
+    ) -> Self {
+        let flink = Some(flink).filter(|f| f.is_finite());
+        let name = format!("{name}, {unit}");
+        Self::figure(Figure { must, goal, flink, ..Figure::new(row, name, value.into_iter().collect()) })
+    }
+
+    /// A figure that is no rate: the median of the runs' values, which must not exceed a bound. Its ratio to that of a loop
+    /// tells how much of it the machine itself takes.
+    pub fn figure(f: Figure) -> Self {
+        let weir = median(f.values.iter().copied());
+        let limit = median(f.limits.into_iter());
         Self {
-            row: row.into(),
-            name: format!("{name}, {unit}"),
-            wrong: None,
-            weir: value,
-            limit: None,
-            ratio: None,
+            row: f.row.into(),
+            name: f.name,
+            wrong: f.wrong,
+            weir,
+            limit,
+            ratio: weir.zip(limit).map(|(weir, limit)| weir / limit),
             ratio_per_core: None,
-            ratios: Vec::new(),
-            must: format!("<= {must} ({goal})"),
-            met: value.map(|v| v <= must),
-            flink: Some(flink).filter(|f| f.is_finite()),
+            must: format!("<= {} ({})", f.must, f.goal),
+            met: weir.map(|v| v <= f.must),
+            flink: f.flink,
             timely: None,
-            cpu_seconds: None,
-            peak_mib: None,
+            cpu_seconds: median(f.cpu_seconds.into_iter()),
+            peak_mib: median(f.peak_mib.into_iter()),
             allocations: None,
+            ratios: f.values,
             pairs: Vec::new(),
         }
     }
