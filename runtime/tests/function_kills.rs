@@ -12,6 +12,7 @@ use weir::job::{
     OperatorListState, WatermarkStrategy,
 };
 use weir::prelude::*;
+use weir_api::config::StateConfig;
 
 /// Key, number, event time.
 type Rec = (u64, u64, i64);
@@ -211,8 +212,8 @@ fn declare(sinks: &Sinks) -> LogicalGraph {
     job.into_graph()
 }
 
-/// Runs the job to its end, killed `kills` times.
-async fn run(seed: u64, kills: u64) -> Sinks {
+/// Runs the job to its end, killed `kills` times; each run keeps its state where `backend` says.
+async fn run(seed: u64, kills: u64, backend: impl Fn(u64) -> StateConfig) -> Sinks {
     let mut dice = 0;
     let mut roll = |n: u64| {
         dice += 1;
@@ -221,9 +222,10 @@ async fn run(seed: u64, kills: u64) -> Sinks {
     let folder = tempfile::tempdir().unwrap();
     let storage = Storage::open(&format!("file://{}", folder.path().display()), &job()).unwrap();
     let sinks = Sinks::default();
-    let setup = Setup { storage: Some(storage), ..Setup::new(1 + roll(3) as u32) };
+    let parallelism = 1 + roll(3) as u32;
+    let setup = Setup { storage: Some(storage), state: backend(seed), ..Setup::new(parallelism) };
     let mut harness = Harness::start_with(declare(&sinks), setup).await.unwrap();
-    for _ in 0..kills {
+    for kill in 1..=kills {
         let mut last = None;
         for _ in 0..=roll(4) {
             let snapshot = harness.snapshot(SnapshotKind::Checkpoint).await.unwrap();
@@ -241,6 +243,7 @@ async fn run(seed: u64, kills: u64) -> Sinks {
             }
         }
         let parallelism = 1 + roll(3) as u32;
+        harness.keep_state_in(backend(seed + kill));
         harness = harness.restore(&last.unwrap(), declare(&sinks), parallelism).await.unwrap();
     }
     harness.finish().await.unwrap();
@@ -286,7 +289,30 @@ fn functions_with_timers_and_two_inputs_do_everything_once_whatever_was_killed()
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let joined = naive_join();
     for seed in 0..seeds {
-        let sinks = runtime.block_on(run(seed, 1 + seed % 4));
+        let sinks = runtime.block_on(run(seed, 1 + seed % 4, |_| StateConfig::default()));
+        check(seed, &sinks, &joined);
+    }
+}
+
+/// The same with the state backend RocksDb, whose tables may hold hardly anything; every other seed changes the backend with each
+/// run. `WEIR_SEEDS=200` runs more.
+#[cfg(feature = "rocksdb")]
+#[test]
+fn with_the_state_on_disk_and_hardly_any_memory_it_is_the_same() {
+    use weir_api::config::StateBackend::{Hashmap, RocksDb};
+    weir::state::store::limit_objects(20_000);
+    let seeds = std::env::var("WEIR_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let joined = naive_join();
+    for seed in 0..seeds {
+        let backend = |run: u64| StateConfig {
+            backend: if seed % 2 == 0 || run % 2 == 0 { RocksDb } else { Hashmap },
+            memory_mib: Some(512),
+            directory: Some(folder.path().display().to_string()),
+            ..StateConfig::default()
+        };
+        let sinks = runtime.block_on(run(seed, 1 + seed % 4, backend));
         check(seed, &sinks, &joined);
     }
 }

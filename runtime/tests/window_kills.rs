@@ -4,8 +4,8 @@ use std::time::Duration;
 use weir::checkpoint::handles::SnapshotKind;
 use weir::checkpoint::storage::Storage;
 use weir::connectors::{Collect, Generator, random};
+use weir::dataflow::OutputTag;
 use weir::dataflow::harness::{Harness, Setup, job};
-use weir::dataflow::{Clock, OutputTag};
 use weir::graph::LogicalGraph;
 use weir::job::window::{Session, TimeWindow, Tumbling};
 use weir::job::{Job, WatermarkStrategy};
@@ -74,7 +74,7 @@ async fn run(seed: u64, kills: u64) -> Sinks {
     let storage = Storage::open(&format!("file://{}", folder.path().display()), &job()).unwrap();
     let sinks = Sinks::default();
     let parallelism = 1 + roll(3) as u32;
-    let setup = Setup { parallelism, attempt: 1, storage: Some(storage), clock: Clock::system() };
+    let setup = Setup { parallelism, attempt: 1, storage: Some(storage), ..Setup::new(parallelism) };
     let mut harness = Harness::start_with(declare(&sinks), setup).await.unwrap();
     for _ in 0..kills {
         let mut last = None;

@@ -140,6 +140,45 @@ pub enum RestartStrategy {
     None,
 }
 
+/// Where keyed state lies while the job runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StateBackend {
+    /// In memory.
+    #[default]
+    Hashmap,
+    /// On the taskmanagers' disks, with a cache in memory: for state larger than memory.
+    RocksDb,
+}
+
+/// What the disks of the RocksDb backend are like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RocksDbProfile {
+    /// Small blocks, for disks that read at random quickly.
+    #[default]
+    Ssd,
+    /// Large blocks and few, large files.
+    SpinningDisk,
+    /// Small files and buffers, for many instances in little memory.
+    LowMemory,
+}
+
+/// Where keyed state lies while the job runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct StateConfig {
+    /// Hashmap: in memory. RocksDb: on the taskmanagers' disks, with a cache in memory; the job's binary must be built with it.
+    pub backend: StateBackend,
+    /// MiB of memory that the RocksDb backend may take in each taskmanager, for all operators together. Absent: 256.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16_777_216))]
+    pub memory_mib: Option<u32>,
+    /// Folder for the RocksDb backend's files, on a disk of the taskmanager's own. Absent: the folder for temporary files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// What the RocksDb backend's disk is like.
+    pub profile: RocksDbProfile,
+}
+
 /// Which snapshot the job starts from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -191,6 +230,8 @@ pub struct JobConfig {
     pub buffer_timeout: HumanDuration,
     #[serde(default)]
     pub heartbeat: HeartbeatConfig,
+    #[serde(default)]
+    pub state: StateConfig,
 }
 
 impl JobConfig {
@@ -206,6 +247,7 @@ impl JobConfig {
             start: StartMode::default(),
             buffer_timeout: default_buffer_timeout(),
             heartbeat: HeartbeatConfig::default(),
+            state: StateConfig::default(),
         }
     }
 }

@@ -95,6 +95,24 @@ pub struct KeyedHandle {
     pub key_groups: Range<u32>,
     /// Number of entries over all states.
     pub entries: u64,
+    #[serde(default, skip_serializing_if = "FileFormat::is_canonical")]
+    pub format: FileFormat,
+}
+
+/// What the files of a [`KeyedHandle`] are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileFormat {
+    /// Snapshot files of Weir: every state backend reads them.
+    #[default]
+    Canonical,
+    /// A head, and the files of a RocksDB database.
+    RocksDb,
+}
+
+impl FileFormat {
+    pub fn is_canonical(&self) -> bool {
+        *self == Self::Canonical
+    }
 }
 
 impl KeyedHandle {

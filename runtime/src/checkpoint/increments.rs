@@ -5,7 +5,7 @@
 //! files that are about as large are replaced by one that tells all their changes, as in a binary counter, and when the
 //! changes amount to half of the base a new base is written: a restore reads at most half as much again as there is, from
 //! few files, and what is written more than once is bounded.
-use super::handles::{FileHandle, KeyedHandle};
+use super::handles::{FileFormat, FileHandle, KeyedHandle};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use weir_api::ids::CheckpointId;
@@ -109,7 +109,13 @@ impl Increments {
         let mut links = plan.kept;
         links.extend(file.map(|file| Link { file, epochs: tables.iter().map(|t| t.map_or(0, |t| t.epoch)).collect() }));
         let mut files = links.iter().map(|l| l.file.clone());
-        let handle = files.next().map(|file| KeyedHandle { file, deltas: files.collect(), key_groups, entries });
+        let handle = files.next().map(|file| KeyedHandle {
+            file,
+            deltas: files.collect(),
+            key_groups,
+            entries,
+            format: FileFormat::Canonical,
+        });
         self.pending.insert(id, links);
         handle
     }

@@ -14,3 +14,4 @@ pub mod retention;
 pub mod shell;
 pub mod stats;
 pub mod storage;
+pub mod stored;

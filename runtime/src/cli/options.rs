@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use weir_api::HumanDuration;
 use weir_api::config::{
     CONFIG_ENV, CheckpointMode, DEFAULT_REST_PORT, DEFAULT_RPC_PORT, JobConfig, JobManagerConfig, MAX_MAX_PARALLELISM,
-    ProcessConfig, RestartStrategy, Retention, TaskManagerConfig,
+    ProcessConfig, RestartStrategy, Retention, RocksDbProfile, StateBackend, TaskManagerConfig,
 };
 use weir_api::ids::JobName;
 
@@ -83,6 +83,18 @@ pub struct JobOptions {
     /// A batch that is not full leaves after this time [default: 10ms]
     #[arg(long, value_name = "DURATION")]
     pub buffer_timeout: Option<HumanDuration>,
+    /// Where keyed state lies: in memory, or on disk with a cache in memory (a binary with the feature rocksdb) [default: hashmap]
+    #[arg(long, value_name = "BACKEND")]
+    pub state_backend: Option<StateBackendOption>,
+    /// MiB of memory that the backend rocks-db may take in each taskmanager [default: 256]
+    #[arg(long, value_name = "MIB")]
+    pub state_memory_mib: Option<u32>,
+    /// Folder on a local disk for the backend rocks-db [default: that for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub state_directory: Option<String>,
+    /// What that disk is like [default: ssd]
+    #[arg(long, value_name = "PROFILE")]
+    pub state_profile: Option<StateProfileOption>,
     /// Time between two signs of life of a process [default: 500ms]
     #[arg(long, value_name = "DURATION")]
     pub heartbeat_interval: Option<HumanDuration>,
@@ -106,6 +118,22 @@ pub enum RestartOption {
     FixedDelay,
     FailureRate,
     None,
+}
+
+/// [`StateBackend`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StateBackendOption {
+    Hashmap,
+    #[value(alias = "rocksdb")]
+    RocksDb,
+}
+
+/// [`RocksDbProfile`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StateProfileOption {
+    Ssd,
+    SpinningDisk,
+    LowMemory,
 }
 
 /// Addresses of a jobmanager.
@@ -192,6 +220,25 @@ impl JobOptions {
         if self.tolerable_failed_checkpoints.is_some() {
             c.checkpoint.tolerable_failed = self.tolerable_failed_checkpoints;
         }
+        if let Some(b) = self.state_backend {
+            c.state.backend = match b {
+                StateBackendOption::Hashmap => StateBackend::Hashmap,
+                StateBackendOption::RocksDb => StateBackend::RocksDb,
+            };
+        }
+        if let Some(p) = self.state_profile {
+            c.state.profile = match p {
+                StateProfileOption::Ssd => RocksDbProfile::Ssd,
+                StateProfileOption::SpinningDisk => RocksDbProfile::SpinningDisk,
+                StateProfileOption::LowMemory => RocksDbProfile::LowMemory,
+            };
+        }
+        if self.state_memory_mib.is_some() {
+            c.state.memory_mib = self.state_memory_mib;
+        }
+        if let Some(directory) = &self.state_directory {
+            c.state.directory = Some(absolute(directory)?);
+        }
         if let Some(r) = self.retention {
             c.checkpoint.retention = match r {
                 RetentionOption::RetainOnCancellation => Retention::RetainOnCancellation,
@@ -263,6 +310,7 @@ fn check(c: &JobConfig) -> Result<()> {
             "--restore needs --checkpoints: the storage that the job's log and checkpoints lie in",
         ));
     }
+    crate::state::store::check(&c.state)?;
     for (what, part) in [("name", &c.job.name), ("namespace", &c.job.namespace)] {
         let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
         if part.is_empty() || part.len() > 253 || !part.bytes().all(ok) || part.starts_with(['.', '-']) {
@@ -331,7 +379,7 @@ pub fn taskmanager(options: &TaskManagerOptions, env: Option<ProcessConfig>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_api::config::{CheckpointConfig, HeartbeatConfig, RestartConfig, RestoreConfig};
+    use weir_api::config::{CheckpointConfig, HeartbeatConfig, RestartConfig, RestoreConfig, StateConfig};
 
     #[test]
     fn options_win_over_the_environment_and_the_rest_stays() {
@@ -359,7 +407,8 @@ mod tests {
             --tolerable-failed-checkpoints 4 --retained 5 --retention never-retain --at-least-once --restore latest \
             --allow-non-restored-state --restore-nonce 6 --restart-strategy failure-rate --restart-delay 7s \
             --restart-max-delay 8s --restart-reset-after 9s --restart-attempts 11 --restart-failure-interval 12s \
-            --buffer-timeout 13ms --heartbeat-interval 14ms --heartbeat-timeout 15ms";
+            --buffer-timeout 13ms --heartbeat-interval 14ms --heartbeat-timeout 15ms --state-backend hashmap \
+            --state-memory-mib 17 --state-directory /state --state-profile low-memory";
         let options = <Line as clap::Parser>::parse_from(line.split_whitespace()).job;
         // a field that is added does not compile here until it is decided what sets it
         let JobConfig {
@@ -373,6 +422,7 @@ mod tests {
             restore,
             buffer_timeout,
             heartbeat,
+            state,
         } = options.apply("flights", None).unwrap();
         assert_eq!((namespace.as_str(), name.as_str(), parallelism, max_parallelism), ("ns", "other", 3, 256));
         let ms = HumanDuration::from_millis;
@@ -400,6 +450,29 @@ mod tests {
         let expected = RestoreConfig { from: Some("latest".into()), allow_non_restored_state: true, nonce: Some(6) };
         assert_eq!(restore, expected);
         assert_eq!((buffer_timeout, heartbeat), (ms(13), HeartbeatConfig { interval: ms(14), timeout: ms(15) }));
+        let expected = StateConfig {
+            backend: StateBackend::Hashmap,
+            memory_mib: Some(17),
+            directory: Some("/state".into()),
+            profile: RocksDbProfile::LowMemory,
+        };
+        assert_eq!(state, expected);
+    }
+
+    #[test]
+    fn a_backend_that_is_not_in_the_binary_or_has_too_little_memory_is_refused() {
+        let rocks = |memory| JobOptions {
+            state_backend: Some(StateBackendOption::RocksDb),
+            state_memory_mib: memory,
+            ..Default::default()
+        };
+        let of = |memory| rocks(memory).apply("flights", None).map(|c| c.state.backend).map_err(|e| e.to_string());
+        if cfg!(feature = "rocksdb") {
+            assert_eq!(of(None), Ok(StateBackend::RocksDb));
+            assert!(of(Some(39)).unwrap_err().contains("needs at least 40 MiB"));
+        } else {
+            assert!(of(None).unwrap_err().contains("build the job with the feature `rocksdb`"));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::graph::{JobGraph, LogicalGraph, Vertex, key_group_range};
 use crate::job::alignment::AlignmentGroups;
 use crate::observe::TaskMetrics;
 use crate::state::file::ReadAt;
+use crate::state::store::Stores;
 use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use weir_api::config::StateConfig;
 use weir_api::ids::Attempt;
 
 /// What the jobmanager sends to each taskmanager to start an attempt. Both derive the same [`JobGraph`] from it.
@@ -30,6 +32,9 @@ pub struct Deployment {
     pub taskmanagers: Vec<TaskManagerAddress>,
     /// Position (in `taskmanagers`) of the taskmanager of each slot; subtask i of every vertex runs in slot i.
     pub slots: Vec<u32>,
+    /// Where keyed state lies.
+    #[serde(default)]
+    pub state: StateConfig,
     /// What the receiver's own tasks start from. A task that is not named starts new.
     pub restore: Vec<(TaskId, TaskRestore)>,
 }
@@ -104,7 +109,8 @@ impl RunningAttempt {
             .spawn_blocking(move || {
                 let build = AssertUnwindSafe(|| {
                     let (graph, plan, deployment, env) = (&*graph, &*plan, &deployment, &builder_env);
-                    Builder { graph, plan, deployment, env, files, alignment: groups }.build()
+                    let stores = stores(graph, plan, deployment, env.me)?;
+                    Builder { graph, plan, deployment, env, files, alignment: groups, stores }.build()
                 });
                 std::panic::catch_unwind(build).unwrap_or_else(|p| Err(panicked(&*p)))
             })
@@ -206,6 +212,14 @@ struct Builder<'a> {
     env: &'a Environment,
     files: Files,
     alignment: AlignmentGroups,
+    stores: Stores,
+}
+
+/// Where the states of this taskmanager's tasks are kept; they share its memory.
+fn stores(graph: &LogicalGraph, plan: &JobGraph, deployment: &Deployment, me: u32) -> Result<Stores> {
+    let mine = |v: &Vertex| (0..v.parallelism).filter(|s| deployment.slots.get(*s as usize) == Some(&me)).count();
+    let keyed = |v: &Vertex| v.nodes.iter().filter(|n| !graph.nodes[**n].states.is_empty()).count();
+    Stores::new(&deployment.state, plan.vertices.iter().map(|v| mine(v) * keyed(v)).sum())
 }
 
 impl Builder<'_> {
@@ -280,6 +294,7 @@ impl Builder<'_> {
                 metrics: metrics.clone(),
                 clock: self.env.clock.clone(),
                 alignment: self.alignment.clone(),
+                stores: &self.stores,
                 restore: restore.and_then(|r| r.operators.get(&node.name)),
                 files: self.files.get(&(id, node.name.clone())).map_or(&[], Vec::as_slice),
             };

@@ -15,6 +15,7 @@ use crate::graph::Partition;
 use crate::job::alignment::AlignmentGroups;
 use crate::observe::TaskMetrics;
 use crate::state::file::ReadAt;
+use crate::state::store::Stores;
 use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
@@ -95,6 +96,8 @@ pub struct BuildContext<'a> {
     pub clock: Clock,
     /// Sources of the attempt that wait for each other.
     pub alignment: AlignmentGroups,
+    /// Where keyed state is kept.
+    pub stores: &'a Stores,
     /// What the snapshot holds for this operator's subtask; none when the job starts new or the operator is new in it.
     pub restore: Option<&'a OperatorRestore>,
     /// The files of each handle of `restore`, in the same order.

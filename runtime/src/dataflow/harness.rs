@@ -13,6 +13,7 @@ use crate::taskmanager::upload::{StorageFiles, StorageUploader};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
+use weir_api::config::StateConfig;
 use weir_api::ids::{Attempt, CheckpointId, JobName};
 
 /// The job that the harness runs, for its folder in the storage.
@@ -40,12 +41,14 @@ pub struct Setup {
     pub storage: Option<Storage>,
     /// For processing-time timers.
     pub clock: Clock,
+    /// Where keyed state lies.
+    pub state: StateConfig,
 }
 
 impl Setup {
     /// The first attempt, without storage, by the system's clock.
     pub fn new(parallelism: u32) -> Self {
-        Self { parallelism, attempt: 1, storage: None, clock: Clock::system() }
+        Self { parallelism, attempt: 1, storage: None, clock: Clock::system(), state: StateConfig::default() }
     }
 }
 
@@ -99,6 +102,11 @@ impl Harness {
         Self::run(graph, plan, setup, restore).await
     }
 
+    /// Where keyed state lies from the next [`Self::restore`] on.
+    pub fn keep_state_in(&mut self, state: StateConfig) {
+        self.setup.state = state;
+    }
+
     async fn run(
         graph: LogicalGraph,
         plan: JobGraph,
@@ -114,6 +122,7 @@ impl Harness {
             buffer_timeout_ms: 10,
             taskmanagers: vec![TaskManagerAddress { id: "local".into(), data_address: String::new() }],
             slots: vec![0; plan.slots() as usize],
+            state: setup.state.clone(),
             restore,
         };
         let (sender, events) = mpsc::unbounded_channel();
@@ -123,7 +132,7 @@ impl Harness {
             channels: Channels::in_process(id),
             data: handle.clone().into(),
             control: handle,
-            uploader: Arc::new(StorageUploader::new(setup.storage.clone(), plan.clone())),
+            uploader: Arc::new(StorageUploader::new(setup.storage.clone(), plan.clone(), &deployment.restore)),
             files: Arc::new(StorageFiles(setup.storage.clone())),
             events: sender,
             clock: setup.clock.clone(),

@@ -3,6 +3,7 @@ use super::co_stages::CoOperator;
 use super::connect::rows;
 use super::function::{KeySelector, RuntimeContext};
 use super::keyed_stages::check_timers;
+use super::stored::{want, want_due};
 use super::timers::{Timer, Timers};
 use crate::checkpoint::handles::{BROADCAST, Bytes64};
 use crate::data::{Data, Key};
@@ -122,6 +123,10 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
 {
     type Key = P::Key;
     type Out = P::Out;
+    const PREPARES: bool = true;
+    fn prepare1(&mut self, batch: &Batch<P::In>) -> Result<()> {
+        want(batch, &self.selector, &mut self.function.states())
+    }
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<P::Key>> {
         self.function.states()
     }
@@ -151,6 +156,9 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
         timers.advance(watermark);
         while let Some(due) = self.function.timers().and_then(Timers::pop_event) {
             out.set_timestamp(due.timer.timestamp);
+            if due.stored {
+                want_due(&due, self.function.states())?;
+            }
             self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, &self.state, out)?;
         }
         Ok(())
@@ -160,6 +168,9 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
     }
     fn on_processing_time(&mut self, now: i64, out: &mut Output<P::Out>) -> Result<()> {
         while let Some(due) = self.function.timers().and_then(|t| t.pop_processing(now)) {
+            if due.stored {
+                want_due(&due, self.function.states())?;
+            }
             self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, &self.state, out)?;
         }
         Ok(())

@@ -1,9 +1,10 @@
 //! Stages of keyed operators with two inputs: shared state, watermarks of both, restore and snapshot.
 use super::function::RuntimeContext;
-use super::keyed_stages::{TtlClock, restore_states};
+use super::keyed_stages::TtlClock;
 use super::stages::{
     check_sides, connect_sides, drain_sides, next_timer, output, poll_sides, runtime_context, signal_sides,
 };
+use super::stored::{open_states, settle};
 use crate::checkpoint::handles::Bytes64;
 use crate::data::{Data, Key};
 use crate::dataflow::factory::{AnyReceiver, AnyStage, BuildContext, Consumers, NodeFactory, two_input_task};
@@ -20,6 +21,16 @@ use std::task::{Context, Poll, ready};
 pub trait CoOperator<A, B>: Send + 'static {
     type Key: Key;
     type Out: Data;
+    /// It implements [`Self::prepare1`] and [`Self::prepare2`], and prepares its timers: a store may keep its states.
+    const PREPARES: bool = false;
+    /// The keys of a batch of the first input are about to be used.
+    fn prepare1(&mut self, _batch: &Batch<A>) -> Result<()> {
+        Ok(())
+    }
+    /// The keys of a batch of the second input are about to be used.
+    fn prepare2(&mut self, _batch: &Batch<B>) -> Result<()> {
+        Ok(())
+    }
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>>;
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
         Vec::new()
@@ -60,6 +71,8 @@ struct CoStage<A, B, O: CoOperator<A, B>> {
     operator: O,
     ttl: TtlClock,
     out: Output<O::Out>,
+    /// A store keeps the states.
+    stored: bool,
     inputs: PhantomData<fn(A, B)>,
 }
 
@@ -70,6 +83,9 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> CoStage<A, B, O> {
         }
     }
     fn check(&mut self) -> Result<()> {
+        if self.stored {
+            settle(self.operator.states())?;
+        }
         check_sides(self.operator.side_outputs())?;
         self.out.check()
     }
@@ -79,6 +95,9 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
     fn process1(&mut self, batch: &mut Batch<A>) -> Result<()> {
         self.out.begin(!batch.timestamps.is_empty());
         self.tell_time();
+        if self.stored {
+            self.operator.prepare1(batch)?;
+        }
         self.operator.run1(batch, &mut self.out)?;
         batch.clear();
         self.check()
@@ -86,6 +105,9 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
     fn process2(&mut self, batch: &mut Batch<B>) -> Result<()> {
         self.out.begin(!batch.timestamps.is_empty());
         self.tell_time();
+        if self.stored {
+            self.operator.prepare2(batch)?;
+        }
         self.operator.run2(batch, &mut self.out)?;
         batch.clear();
         self.check()
@@ -147,14 +169,14 @@ impl<A: Data, B: Data, O: CoOperator<A, B>, M: Fn() -> O + Send + Sync> NodeFact
         mut next: Consumers,
     ) -> Result<Box<dyn TaskBody>> {
         let mut operator = (self.make)();
+        let stored = open_states(cx, O::PREPARES, &mut operator.states())?;
         if let Some(restore) = cx.restore {
-            restore_states(cx, &mut operator.states())?;
             operator.restore_lists(&restore.lists).map_err(|e| e.at(cx.operator))?;
         }
         let ttl = TtlClock::start(&cx.clock, operator.states());
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
         connect_sides(operator.side_outputs(), &mut next)?;
         let (name, out) = (cx.operator.to_owned(), output(next.main())?);
-        two_input_task::<A, B>(inputs, CoStage { name, operator, ttl, out, inputs: PhantomData::<fn(A, B)> })
+        two_input_task::<A, B>(inputs, CoStage { name, operator, ttl, out, stored, inputs: PhantomData::<fn(A, B)> })
     }
 }

@@ -4,6 +4,7 @@ use super::co_stages::{CoFactory, CoOperator};
 use super::function::{KeySelector, RuntimeContext};
 use super::keyed::KeyedStream;
 use super::keyed_stages::check_timers;
+use super::stored::{want, want_due};
 use super::stream::Stream;
 use super::timers::{Timer, Timers};
 use crate::data::{Data, Key};
@@ -159,6 +160,13 @@ where
 {
     type Key = P::Key;
     type Out = P::Out;
+    const PREPARES: bool = true;
+    fn prepare1(&mut self, batch: &Batch<P::In1>) -> Result<()> {
+        want(batch, &self.first, &mut self.function.states())
+    }
+    fn prepare2(&mut self, batch: &Batch<P::In2>) -> Result<()> {
+        want(batch, &self.second, &mut self.function.states())
+    }
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<P::Key>> {
         self.function.states()
     }
@@ -183,6 +191,9 @@ where
         timers.advance(watermark);
         while let Some(due) = self.function.timers().and_then(Timers::pop_event) {
             out.set_timestamp(due.timer.timestamp);
+            if due.stored {
+                want_due(&due, self.function.states())?;
+            }
             self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, out)?;
         }
         Ok(())
@@ -192,6 +203,9 @@ where
     }
     fn on_processing_time(&mut self, now: i64, out: &mut Output<P::Out>) -> Result<()> {
         while let Some(due) = self.function.timers().and_then(|t| t.pop_processing(now)) {
+            if due.stored {
+                want_due(&due, self.function.states())?;
+            }
             self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, out)?;
         }
         Ok(())

@@ -3,6 +3,7 @@ use super::co_stages::CoOperator;
 use super::connect::{ConnectedStreams, rows};
 use super::function::KeySelector;
 use super::keyed::KeyedStream;
+use super::stored::{want, want_due};
 use super::stream::Stream;
 use super::timers::{TimeDomain, Timers};
 use crate::data::Data;
@@ -112,7 +113,14 @@ where
 {
     type Key = SA::Key;
     type Out = U;
+    const PREPARES: bool = true;
 
+    fn prepare1(&mut self, batch: &Batch<A>) -> Result<()> {
+        want(batch, &self.first, &mut [&mut self.left, &mut self.right])
+    }
+    fn prepare2(&mut self, batch: &Batch<B>) -> Result<()> {
+        want(batch, &self.second, &mut [&mut self.left, &mut self.right])
+    }
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<SA::Key>> {
         vec![&mut self.left, &mut self.right, &mut self.timers]
     }
@@ -173,6 +181,9 @@ where
     fn on_watermark(&mut self, watermark: i64, _out: &mut Output<U>) -> Result<()> {
         self.timers.advance(watermark);
         while let Some(due) = self.timers.pop_event() {
+            if due.stored {
+                want_due(&due, vec![&mut self.left, &mut self.right])?;
+            }
             let (key, until) = (KeyRef { hash: due.hash, key: &due.key }, due.timer.timestamp);
             match due.timer.namespace {
                 0 => drop_until(&mut self.left, &key, until.saturating_sub(self.upper.max(0))),

@@ -3,12 +3,12 @@ use super::function::{KeySelector, KeyedProcessFunction, RuntimeContext};
 use super::stages::{
     check_sides, connect_sides, drain_sides, next_timer, output, poll_sides, runtime_context, signal_sides,
 };
+use super::stored::{open_states, settle, want, want_due};
 use super::timers::Timers;
 use crate::data::{Data, Key};
 use crate::dataflow::factory::{AnyStage, BuildContext, Consumers, NodeFactory};
 use crate::dataflow::{AnySideOutput, Batch, Clock, Output, Signal, Stage};
 use crate::error::{Error, ErrorCode, Result};
-use crate::state::file::{self, NotDeclared, ReadAt};
 use crate::state::table::Single;
 use crate::state::{KeyRef, KeyedTable, ValueState};
 use std::marker::PhantomData;
@@ -21,6 +21,12 @@ const VALUE: &str = "value";
 pub trait KeyedOperator<T>: Send + 'static {
     type Key: Key;
     type Out: Data;
+    /// It implements [`Self::prepare`], and prepares its timers: a store may keep its states.
+    const PREPARES: bool = false;
+    /// The batch's keys are about to be used: makes them available where a store keeps the states.
+    fn prepare(&mut self, _batch: &Batch<T>) -> Result<()> {
+        Ok(())
+    }
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>>;
     fn open(&mut self, _cx: &RuntimeContext) -> Result<()> {
         Ok(())
@@ -71,6 +77,10 @@ impl<T: Data, S: KeySelector<T>, F> Reduce<T, S, F> {
 impl<T: Data, S: KeySelector<T>, F: Fn(&mut T, T) + Send + 'static> KeyedOperator<T> for Reduce<T, S, F> {
     type Key = S::Key;
     type Out = T;
+    const PREPARES: bool = true;
+    fn prepare(&mut self, batch: &Batch<T>) -> Result<()> {
+        want(batch, &self.selector, &mut [&mut self.state])
+    }
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<S::Key>> {
         vec![&mut self.state]
     }
@@ -159,6 +169,10 @@ where
 {
     type Key = S::Key;
     type Out = U;
+    const PREPARES: bool = true;
+    fn prepare(&mut self, batch: &Batch<T>) -> Result<()> {
+        want(batch, &self.selector, &mut [&mut self.state])
+    }
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<S::Key>> {
         vec![&mut self.state]
     }
@@ -235,6 +249,10 @@ where
 {
     type Key = P::Key;
     type Out = P::Out;
+    const PREPARES: bool = true;
+    fn prepare(&mut self, batch: &Batch<P::In>) -> Result<()> {
+        want(batch, &self.selector, &mut self.function.states())
+    }
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<P::Key>> {
         self.function.states()
     }
@@ -248,6 +266,9 @@ where
         timers.advance(watermark);
         while let Some(due) = self.function.timers().and_then(Timers::pop_event) {
             out.set_timestamp(due.timer.timestamp);
+            if due.stored {
+                want_due(&due, self.function.states())?;
+            }
             self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, out)?;
         }
         Ok(())
@@ -257,6 +278,9 @@ where
     }
     fn on_processing_time(&mut self, now: i64, out: &mut Output<P::Out>) -> Result<()> {
         while let Some(due) = self.function.timers().and_then(|t| t.pop_processing(now)) {
+            if due.stored {
+                want_due(&due, self.function.states())?;
+            }
             self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, out)?;
         }
         Ok(())
@@ -326,6 +350,8 @@ struct KeyedStage<T, O: KeyedOperator<T>> {
     operator: O,
     out: Output<O::Out>,
     ttl: TtlClock,
+    /// A store keeps the states.
+    stored: bool,
 }
 
 impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
@@ -335,8 +361,14 @@ impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
         if self.ttl.is_wanted() {
             self.ttl.tell(self.operator.states());
         }
+        if self.stored {
+            self.operator.prepare(batch)?;
+        }
         self.operator.run(batch, &mut self.out)?;
         batch.clear();
+        if self.stored {
+            settle(self.operator.states())?;
+        }
         check_sides(self.operator.side_outputs())?;
         self.out.check()
     }
@@ -385,23 +417,12 @@ pub(super) struct KeyedFactory<T, M> {
 impl<T: Data, O: KeyedOperator<T>, M: Fn() -> O + Send + Sync> NodeFactory for KeyedFactory<T, M> {
     fn stage(&self, cx: &BuildContext<'_>, mut next: Consumers) -> Result<AnyStage> {
         let mut operator = (self.make)();
-        if cx.restore.is_some() {
-            restore_states(cx, &mut operator.states())?;
-        }
+        let stored = open_states(cx, O::PREPARES, &mut operator.states())?;
         let ttl = TtlClock::start(&cx.clock, operator.states());
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
         connect_sides(operator.side_outputs(), &mut next)?;
-        let stage = KeyedStage::<T, O> { name: cx.operator.to_owned(), operator, out: output(next.main())?, ttl };
+        let stage =
+            KeyedStage::<T, O> { name: cx.operator.to_owned(), operator, out: output(next.main())?, ttl, stored };
         Ok(AnyStage::new::<T>(Box::new(stage)))
     }
-}
-
-pub(super) fn restore_states<K: Key>(cx: &BuildContext<'_>, states: &mut [&mut dyn KeyedTable<K>]) -> Result<()> {
-    let chains: Vec<Vec<&dyn ReadAt>> = cx.files.iter().map(|c| c.iter().map(|f| &**f).collect()).collect();
-    let chains: Vec<&[&dyn ReadAt]> = chains.iter().map(Vec::as_slice).collect();
-    // what may be dropped was decided, and said, before the log was claimed
-    let dropping = NotDeclared::Drop;
-    let restored = file::restore(cx.operator, &cx.key_groups, cx.max_parallelism, dropping, &chains, states)?;
-    tracing::debug!(operator = cx.operator, subtask = cx.subtask, entries = restored.entries, "state restored");
-    Ok(())
 }

@@ -10,6 +10,7 @@ mod keyed;
 mod keyed_stages;
 mod list_state;
 mod stages;
+mod stored;
 mod stream;
 mod timers;
 mod watermarks;

@@ -5,10 +5,12 @@ use crate::data::{Key, hash_combine};
 use crate::dataflow::Clock;
 use crate::state::frozen::{EntryError, RawEntry, RestoreShard, RestoreTarget};
 use crate::state::snapshot::FrozenTable;
+use crate::state::store::StateStore;
 use crate::state::{KeyRef, KeyedTable, MapState};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Which time a timer waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +46,8 @@ pub struct Timers<K, N = ()> {
     /// Set while the end of the input fires what was registered before it.
     last_of_all: Option<u64>,
     clock: Clock,
+    /// A store keeps the function's other states: it wants to know early which timers fire. And how many it knows of.
+    stored: Option<usize>,
 }
 
 /// Entries by time. An entry whose timer was deleted stays until its time comes, or until they are many.
@@ -89,6 +93,9 @@ impl<K, N> Ord for Entry<K, N> {
 /// Stale entries that a heap may hold beside as many as there are timers.
 const STALE: usize = 1024;
 
+/// Timers whose keys a store is asked for at once.
+const AHEAD: usize = 512;
+
 impl<K: Key, N: Key> Queue<K, N> {
     fn new() -> Self {
         Self { heap: BinaryHeap::new(), live: 0, sequence: 0 }
@@ -98,6 +105,24 @@ impl<K: Key, N: Key> Queue<K, N> {
         self.live += 1;
         self.sequence += 1;
         self.heap.push(Entry { timestamp, sequence: self.sequence, hash, key, namespace });
+    }
+
+    /// Keys of some entries that are due, up to [`AHEAD`].
+    fn due(&self, until: i64) -> Vec<(u64, K)> {
+        let all = self.heap.as_slice();
+        // an entry's children in the heap are not earlier than it
+        let (mut at, mut keys) = (vec![0], Vec::new());
+        let mut turn = 0;
+        while let Some(&i) = at.get(turn)
+            && keys.len() < AHEAD
+        {
+            turn += 1;
+            if let Some(e) = all.get(i).filter(|e| e.timestamp <= until) {
+                keys.push((e.hash, e.key.clone()));
+                at.extend([2 * i + 1, 2 * i + 2]);
+            }
+        }
+        keys
     }
 
     /// Throws stale entries out when they are many.
@@ -125,6 +150,10 @@ pub struct Due<K, N> {
     pub hash: u64,
     pub key: K,
     pub timer: Timer<N>,
+    /// A store keeps the function's other states: the key must be made available.
+    pub stored: bool,
+    /// Keys of timers that are likely to fire next.
+    pub next: Vec<(u64, K)>,
 }
 
 impl<K: Key, N: Key> Timers<K, N> {
@@ -137,6 +166,7 @@ impl<K: Key, N: Key> Timers<K, N> {
             watermark: i64::MIN,
             last_of_all: None,
             clock: Clock::system(),
+            stored: None,
         }
     }
 
@@ -186,7 +216,7 @@ impl<K: Key, N: Key> Timers<K, N> {
     /// Takes the earliest event-time timer that is due.
     pub(crate) fn pop_event(&mut self) -> Option<Due<K, N>> {
         loop {
-            let due = Self::pop(&mut self.event, &mut self.table, false, self.watermark)?;
+            let due = Self::pop(&mut self.event, &mut self.table, &mut self.stored, false, self.watermark)?;
             if self.last_of_all.is_none_or(|last| due.0 <= last) {
                 return Some(due.1);
             }
@@ -195,7 +225,7 @@ impl<K: Key, N: Key> Timers<K, N> {
 
     /// Takes the earliest processing-time timer that is due at `now` (ms since the Unix epoch).
     pub(crate) fn pop_processing(&mut self, now: i64) -> Option<Due<K, N>> {
-        Self::pop(&mut self.processing, &mut self.table, true, now).map(|due| due.1)
+        Self::pop(&mut self.processing, &mut self.table, &mut self.stored, true, now).map(|due| due.1)
     }
 
     /// The time of the earliest processing-time timer. It may have been deleted.
@@ -206,6 +236,7 @@ impl<K: Key, N: Key> Timers<K, N> {
     fn pop(
         queue: &mut Queue<K, N>,
         table: &mut MapState<K, (bool, i64, N), ()>,
+        stored: &mut Option<usize>,
         processing: bool,
         until: i64,
     ) -> Option<(u64, Due<K, N>)> {
@@ -216,7 +247,14 @@ impl<K: Key, N: Key> Timers<K, N> {
                 queue.live -= 1;
                 let domain = if processing { TimeDomain::Processing } else { TimeDomain::Event };
                 let timer = Timer { domain, timestamp: e.timestamp, namespace: e.namespace };
-                return Some((e.sequence, Due { hash: e.hash, key: e.key, timer }));
+                let mut next = Vec::new();
+                if let Some(known) = stored {
+                    if *known == 0 {
+                        next = queue.due(until);
+                    }
+                    *known = known.checked_sub(1).unwrap_or(next.len());
+                }
+                return Some((e.sequence, Due { hash: e.hash, key: e.key, timer, stored: stored.is_some(), next }));
             }
         }
         None
@@ -257,6 +295,11 @@ impl<K: Key, N: Key> KeyedTable<K> for Timers<K, N> {
     }
     fn adopt(&mut self, shards: Vec<Box<dyn RestoreShard>>) {
         self.table.adopt(shards);
+    }
+    /// They stay in memory, in the order of time.
+    fn attach(&mut self, _: &Arc<dyn StateStore>, _: bool) -> crate::error::Result<bool> {
+        self.stored = Some(0);
+        Ok(false)
     }
     fn restored(&mut self) {
         // the table has no order

@@ -1,7 +1,9 @@
 //! A table with its descriptor: what every handle has inside; how it freezes, and how it takes entries back.
+use super::backing::{Backed, Backing};
 use super::file::BlockWriter;
 use super::snapshot::{EntryVisitor, FrozenRun, FrozenTable};
-use super::table::{FrozenSegments, History, SegmentedTable, Shard};
+use super::store::StateStore;
+use super::table::{ChangeVisitor, FrozenSegments, History, SegmentedTable, Shard};
 use crate::checkpoint::handles::{StateDescriptor, StateKind};
 use crate::data::{Data, DecodeError, Key};
 use crate::error::Result;
@@ -14,28 +16,42 @@ use std::sync::Arc;
 pub(super) struct Named<K, V> {
     pub descriptor: Arc<StateDescriptor>,
     pub table: SegmentedTable<K, V>,
+    /// None: the table is all there is.
+    pub backing: Option<Box<Backing<K>>>,
 }
+
+/// While entries are restored, the memory is looked at when so many have come.
+const SETTLE: usize = 1024;
 
 impl<K: Key, V: Data> Named<K, V> {
     pub fn new(name: impl Into<String>, kind: StateKind) -> Self {
         let descriptor = StateDescriptor { name: name.into(), kind, key: K::type_of(), value: V::type_of() };
-        Self { descriptor: Arc::new(descriptor), table: SegmentedTable::default() }
+        Self { descriptor: Arc::new(descriptor), table: SegmentedTable::default(), backing: None }
     }
 
     pub fn freeze(&mut self) -> Box<dyn FrozenTable> {
-        Box::new(Frozen { descriptor: self.descriptor.clone(), segments: self.table.freeze() })
+        let backed = self.backing.as_ref().map(|b| b.frozen(self.table.epoch()));
+        Box::new(Frozen { descriptor: self.descriptor.clone(), segments: self.table.freeze(), backed })
     }
 
     /// As [`Self::freeze`], without what `keep` says no to.
     pub fn freeze_only(&mut self, keep: Arc<dyn Fn(&V) -> bool + Send + Sync>) -> Box<dyn FrozenTable> {
-        Box::new(Frozen { descriptor: self.descriptor.clone(), segments: self.table.freeze().only(keep) })
+        let backed = self.backing.as_ref().map(|b| b.frozen(self.table.epoch()));
+        Box::new(Frozen { descriptor: self.descriptor.clone(), segments: self.table.freeze().only(keep), backed })
     }
 
     pub fn restore(&mut self, target: &RestoreTarget<'_>, entry: RawEntry<'_>) -> Result<bool, EntryError> {
-        take(&mut self.table, |_| true, target, entry)
+        let taken = take(&mut self.table, |_| true, target, entry)?;
+        if self.backing.is_some() && self.table.len().is_multiple_of(SETTLE) {
+            self.settle().map_err(|e| EntryError::Store(e.message))?;
+        }
+        Ok(taken)
     }
 
     pub fn shards(&self, groups: &Range<u32>, max_parallelism: u32, least: usize) -> Vec<Box<dyn RestoreShard>> {
+        if self.backing.is_some() {
+            return Vec::new();
+        }
         let shards = self.table.shards(groups, max_parallelism, least);
         shards.into_iter().map(|s| Box::new(s) as Box<dyn RestoreShard>).collect()
     }
@@ -64,7 +80,10 @@ fn take<K: Key, V: Data>(
         return Ok(false);
     }
     if target.change == Change::Removed {
-        table.remove(hash, &k);
+        match table.is_cache() {
+            true => table.forget(hash, &k),
+            false => _ = table.remove(hash, &k),
+        }
         return if key.is_empty() && value.is_empty() { Ok(true) } else { Err(EntryError::TooLong) };
     }
     let v = V::decode(&mut value).map_err(EntryError::Value)?;
@@ -155,14 +174,26 @@ pub enum EntryError {
     Group(u32),
     #[error("its key is there twice")]
     Twice,
+    #[error("{0}")]
+    Store(String),
 }
 
 struct Frozen<K, V> {
     descriptor: Arc<StateDescriptor>,
     segments: FrozenSegments<K, V>,
+    backed: Option<Backed>,
 }
 
 impl<K: Key, V: Data> FrozenTable for Frozen<K, V> {
+    fn store(&self) -> Option<&Arc<dyn StateStore>> {
+        self.backed.as_ref().map(|b| &b.store)
+    }
+    fn take_backed(&mut self) -> Option<Backed> {
+        self.backed.take()
+    }
+    fn changes(self: Box<Self>, since: u32, visit: &mut ChangeVisitor<'_>) -> Result<()> {
+        self.segments.changes(since, visit)
+    }
     fn descriptor(&self) -> &StateDescriptor {
         &self.descriptor
     }

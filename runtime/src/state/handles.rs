@@ -15,10 +15,13 @@ pub use value::ValueState;
 
 use super::frozen::{EntryError, Named, RawEntry, RestoreShard, RestoreTarget};
 use super::snapshot::FrozenTable;
+use super::store::StateStore;
 use super::ttl::Aging;
 use crate::checkpoint::handles::{StateDescriptor, StateKind};
 use crate::data::{Data, Key};
+use crate::error::Result as StateResult;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A key and its hash. The hash must be that of the key.
 #[derive(Debug)]
@@ -66,7 +69,22 @@ pub trait KeyedTable<K: Key>: Send {
     fn tick(&mut self, _now: i64) {}
     /// A batch of records with these keys comes next: brings their entries near, where that pays.
     fn prefetch(&self, _hashes: &[u64]) {}
-    /// Number of keys.
+    /// Lets a store keep the entries, with the table as a cache; `empty`: the store has none of them. Called once, before
+    /// anything else. False: they stay in memory.
+    fn attach(&mut self, _store: &Arc<dyn StateStore>, _empty: bool) -> StateResult<bool> {
+        Ok(false)
+    }
+    /// The key will be used before the next [`Self::settle`]; [`Self::load`] makes it available.
+    fn want(&mut self, _key: &KeyRef<'_, K>) {}
+    /// Brings what is wanted into the table.
+    fn load(&mut self) -> StateResult<()> {
+        Ok(())
+    }
+    /// Lets go of entries that take too much memory: between batches.
+    fn settle(&mut self) -> StateResult<()> {
+        Ok(())
+    }
+    /// Number of keys (in memory, where a store has more).
     fn len(&self) -> usize;
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -138,8 +156,31 @@ macro_rules! kept_table {
             }
             fn clear_all(&mut self) {
                 match &mut self.kept {
-                    Kept::Plain(t) => t.table.clear(),
+                    Kept::Plain(t) => t.clear(),
                     Kept::Timed(aging) => aging.clear(),
+                }
+            }
+            fn attach(&mut self, store: &Arc<dyn StateStore>, empty: bool) -> crate::error::Result<bool> {
+                match &mut self.kept {
+                    Kept::Plain(t) => t.attach(store, empty, None)?,
+                    Kept::Timed(aging) => aging.attach(store, empty)?,
+                }
+                Ok(true)
+            }
+            fn want(&mut self, key: &KeyRef<'_, K>) {
+                either!(mut &mut self.kept, t => t.want(key.hash, key.key));
+            }
+            fn load(&mut self) -> crate::error::Result<()> {
+                either!(mut &mut self.kept, t => t.load())
+            }
+            fn settle(&mut self) -> crate::error::Result<()> {
+                match &mut self.kept {
+                    Kept::Plain(t) => t.settle(),
+                    Kept::Timed(aging) => {
+                        // what was read must not leave before its time is set
+                        aging.apply_reads($touch);
+                        aging.named.settle()
+                    }
                 }
             }
             fn ages(&self) -> bool {
@@ -181,7 +222,19 @@ macro_rules! keyed_table {
                 self.inner.table.len()
             }
             fn clear_all(&mut self) {
-                self.inner.table.clear();
+                self.inner.clear();
+            }
+            fn attach(&mut self, store: &Arc<dyn StateStore>, empty: bool) -> StateResult<bool> {
+                self.inner.attach(store, empty, None).map(|()| true)
+            }
+            fn want(&mut self, key: &KeyRef<'_, K>) {
+                self.inner.want(key.hash, key.key);
+            }
+            fn load(&mut self) -> StateResult<()> {
+                self.inner.load()
+            }
+            fn settle(&mut self) -> StateResult<()> {
+                self.inner.settle()
             }
         }
     };

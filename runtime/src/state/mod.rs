@@ -1,13 +1,18 @@
 //! Keyed state: the hashmap backend's table, the handles that functions hold, snapshot files.
+mod backing;
 pub mod file;
 pub mod frozen;
 pub mod handles;
 pub mod key_map;
 pub mod panes;
+#[cfg(feature = "rocksdb")]
+pub mod rocks;
 pub mod snapshot;
+pub mod store;
 pub mod table;
 pub mod ttl;
 
+pub use backing::Backed;
 pub use handles::{
     AggregateFunction, AggregatingState, KeyRef, KeyedTable, ListState, MapState, ReducingState, ValueState,
 };

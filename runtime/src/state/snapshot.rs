@@ -1,9 +1,12 @@
 //! From live state to snapshot: the synchronous part freezes, the asynchronous part writes.
+use super::backing::Backed;
 use super::file::BlockWriter;
-use super::table::History;
+use super::store::StateStore;
+use super::table::{ChangeVisitor, History};
 use crate::checkpoint::handles::{Bytes64, StateDescriptor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Takes key group, encoded key and encoded value of one entry. An error ends the visit.
 pub type EntryVisitor<'a> = dyn FnMut(u32, &[u8], &[u8]) -> Result<()> + 'a;
@@ -26,6 +29,18 @@ pub trait FrozenTable: Send + Sync {
     /// threads to write.
     fn take_run(&mut self, _entries: usize) -> Option<Box<dyn FrozenRun>> {
         None
+    }
+    /// Keeps the entries of the live table; what follows is of use only then.
+    fn store(&self) -> Option<&Arc<dyn StateStore>> {
+        None
+    }
+    /// The place in the store's order, once.
+    fn take_backed(&mut self) -> Option<Backed> {
+        None
+    }
+    /// What was written and removed after epoch `since`, in the order of the hash.
+    fn changes(self: Box<Self>, _since: u32, _visit: &mut ChangeVisitor<'_>) -> Result<()> {
+        Err(Error::internal("a table without a store was asked for what the store does not have"))
     }
 }
 

@@ -22,6 +22,8 @@
 //! records of a batch, none of which waits for another, before the first one needs its entry.
 //!
 //! Not there: *merging* of sparse neighbours after mass removal. Removal shrinks a segment's table, the directory stays.
+mod cache;
+mod changes;
 mod frozen;
 mod layer;
 mod restore;
@@ -29,6 +31,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
+pub use changes::ChangeVisitor;
 pub use frozen::{FrozenSegments, History};
 pub use restore::Shard;
 
@@ -75,6 +78,8 @@ pub struct SegmentedTable<K, V> {
     /// Nobody will ask for changes since an epoch before this one.
     floor: Arc<AtomicU32>,
     credit: usize,
+    /// It is a cache: the store must hear of each removal.
+    keeps_removals: bool,
 }
 
 /// The only segment of a table, during one batch.
@@ -148,6 +153,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
             complete_since: 0,
             floor: Arc::default(),
             credit: 0,
+            keeps_removals: false,
         }
     }
 
@@ -328,7 +334,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         let segment = &mut self.segments[at];
         let most = segment.split_at / 2;
         // while a layer lies under it, a removal also hides what that layer says
-        if segment.under.is_none() && segment.top.removals() >= most {
+        if segment.under.is_none() && !self.keeps_removals && segment.top.removals() >= most {
             segment.top.forget_removed(self.floor.load(Ordering::Relaxed));
             if segment.top.removals() > most / 2 {
                 segment.top.removed = None;
@@ -433,9 +439,9 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
     }
     /// Removes everything and gives the memory back.
     pub fn clear(&mut self) {
-        let (epoch, floor) = (self.epoch, self.floor.clone());
+        let (epoch, floor, keeps_removals) = (self.epoch, self.floor.clone(), self.keeps_removals);
         // that all is gone is not remembered key by key
-        *self = Self { epoch, complete_since: epoch, floor, ..Self::with_split_at(self.split_at) };
+        *self = Self { epoch, complete_since: epoch, floor, keeps_removals, ..Self::with_split_at(self.split_at) };
         self.segments[0].top.newest = epoch;
     }
 

@@ -4,6 +4,7 @@
 //! also cleans up one segment of the table. A snapshot leaves out what has expired.
 use super::frozen::Named;
 use super::key_map::KeyMap;
+use super::store::{Column, StateStore};
 use crate::checkpoint::handles::StateKind;
 use crate::data::{Data, DecodeError, Key, Type, put_len, take_len};
 use std::cell::RefCell;
@@ -246,6 +247,7 @@ impl<K: Key, V: Aged, R> Aging<K, V, R> {
     pub fn advance(&mut self, now: i64) {
         self.now = self.now.max(now);
         let cutoff = self.cutoff();
+        self.named.set_cutoff(cutoff.0);
         let table = &mut self.named.table;
         self.cursor = (self.cursor + 1) % table.segments();
         for (hash, key) in table.find_in_segment(self.cursor, |v| v.has_dead(cutoff)) {
@@ -263,8 +265,17 @@ impl<K: Key, V: Aged, R> Aging<K, V, R> {
         Arc::new(move |v| !v.is_dead(cutoff))
     }
 
+    /// Lets a store keep the entries; the store may drop what has expired.
+    pub fn attach(&mut self, store: &Arc<dyn StateStore>, empty: bool) -> crate::error::Result<()> {
+        let expired = |column: &Column, mut value: &[u8]| {
+            let cutoff = Cutoff(column.cutoff.load(std::sync::atomic::Ordering::Relaxed));
+            V::decode(&mut value).is_ok_and(|v| v.is_dead(cutoff))
+        };
+        self.named.attach(store, empty, Some(Arc::new(expired)))
+    }
+
     pub fn clear(&mut self) {
-        self.named.table.clear();
+        self.named.clear();
         self.read.take();
     }
 }

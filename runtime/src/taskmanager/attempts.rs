@@ -194,7 +194,7 @@ impl Attempts {
             channels,
             data: self.data.clone(),
             control: self.control.clone(),
-            uploader: Arc::new(StorageUploader::new(storage.clone(), plan.clone())),
+            uploader: Arc::new(StorageUploader::new(storage.clone(), plan.clone(), &deployment.restore)),
             files: Arc::new(StorageFiles(storage)),
             events,
         };

@@ -1,9 +1,12 @@
 //! Writes the state files of a checkpoint, as changes since the last completed one, and reads those of a restore.
-use crate::checkpoint::handles::{Barrier, FileHandle, KeyedHandle, TaskSnapshot};
+mod stored;
+
+use crate::checkpoint::handles::{Barrier, FileFormat, FileHandle, KeyedHandle, TaskRestore, TaskSnapshot};
 use crate::checkpoint::increments::{Increments, Plan, Told};
 use crate::checkpoint::log::Nonce;
 use crate::checkpoint::manifest::state_file;
 use crate::checkpoint::storage::Storage;
+use crate::checkpoint::stored::StoredFiles;
 use crate::data::HASH_VERSION;
 use crate::dataflow::deploy::FileReader;
 use crate::dataflow::task::{TaskId, Uploader};
@@ -18,6 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weir_api::ids::CheckpointId;
 
 type Chains = Arc<Mutex<BTreeMap<(TaskId, String), Increments>>>;
+/// The same of states that a store keeps.
+type Stored = Arc<Mutex<BTreeMap<(TaskId, String), StoredFiles>>>;
 
 /// [`Uploader`] into the job's checkpoint storage, for the tasks of one attempt.
 pub struct StorageUploader {
@@ -26,13 +31,16 @@ pub struct StorageUploader {
     plan: Arc<JobGraph>,
     nonce: Nonce,
     chains: Chains,
+    stored: Stored,
     /// By checkpoint under way: set when it was aborted, so that nobody writes on for nothing.
     given_up: Mutex<BTreeMap<CheckpointId, Arc<AtomicBool>>>,
 }
 
 impl StorageUploader {
-    pub fn new(storage: Option<Storage>, plan: Arc<JobGraph>) -> Self {
-        Self { storage, plan, nonce: Nonce::random(), chains: Chains::default(), given_up: Mutex::default() }
+    /// `restore`: what the tasks start from.
+    pub fn new(storage: Option<Storage>, plan: Arc<JobGraph>, restore: &[(TaskId, TaskRestore)]) -> Self {
+        let stored = Arc::new(Mutex::new(stored::restored(restore)));
+        Self { storage, plan, nonce: Nonce::random(), chains: Chains::default(), stored, given_up: Mutex::default() }
     }
 }
 
@@ -42,8 +50,8 @@ impl StorageUploader {
     }
 }
 
-fn lock(chains: &Chains) -> MutexGuard<'_, BTreeMap<(TaskId, String), Increments>> {
-    chains.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Uploader for StorageUploader {
@@ -52,6 +60,7 @@ impl Uploader for StorageUploader {
         let max_parallelism = self.plan.max_parallelism;
         let key_groups = key_group_range(task.subtask, parallelism, max_parallelism);
         let (storage, nonce, chains) = (self.storage.clone(), self.nonce, self.chains.clone());
+        let all_stored = self.stored.clone();
         let given_up = self.given_up().entry(barrier.id).or_default().clone();
         Box::pin(async move {
             let mut snapshot = TaskSnapshot::default();
@@ -59,34 +68,53 @@ impl Uploader for StorageUploader {
                 snapshot.operators.entry(operator).or_default().lists = lists;
             }
             let Some(storage) = storage else { return Ok(snapshot) };
-            for (n, (operator, tables)) in parts.keyed.into_iter().enumerate() {
+            let savepoint = barrier.kind.is_savepoint();
+            // what stores have to take comes first: until then they can take nothing else
+            let mut operators = Vec::with_capacity(parts.keyed.len());
+            for (operator, tables) in parts.keyed {
+                let (backed, mut tables): (Vec<_>, Vec<_>) = tables.into_iter().partition(|t| t.store().is_some());
+                let taken = match backed.first().and_then(|t| t.store().cloned()) {
+                    Some(store) => blocking(move || stored::take(&*store, backed, savepoint)).await?,
+                    None => stored::Taken::default(),
+                };
+                tables.extend(taken.whole);
+                operators.push((operator, tables, taken.files));
+            }
+            for (n, (operator, tables, files)) in operators.into_iter().enumerate() {
                 // the attempt and a nonce are in the name: nobody else ever writes to it
                 let (v, s, a) = (task.vertex, task.subtask, barrier.attempt);
-                let path = state_file(&barrier.directory, barrier.kind, &format!("{v}-{s}-{n}-a{a}-{nonce}.state"));
-                let meta = SnapshotMeta {
-                    operator: operator.clone(),
-                    hash_version: HASH_VERSION,
-                    max_parallelism,
-                    key_groups: key_groups.clone(),
-                    compression: Compression::default(),
-                    states: Vec::new(),
-                    changes_only: BTreeSet::new(),
-                };
-                let keyed = Keyed {
-                    storage: storage.clone(),
-                    given_up: given_up.clone(),
-                    path,
-                    meta,
-                    chain: (task, operator.clone()),
-                    // savepoints stand alone
-                    checkpoint: (!barrier.kind.is_savepoint()).then_some(barrier.id),
-                };
-                let chains = chains.clone();
-                // encoding is work for the processor, writing blocks: not on the control plane's threads
-                let written = tokio::task::spawn_blocking(move || keyed.write(tables, &chains)).await;
-                let written = written.map_err(|e| Error::internal(format!("encoding the state panicked: {e}")))??;
-                snapshot.stats.bytes += written.bytes;
-                snapshot.operators.entry(operator).or_default().keyed.extend(written.handle);
+                let name = format!("{v}-{s}-{n}-a{a}-{nonce}");
+                let of = |name: &str| state_file(&barrier.directory, barrier.kind, name);
+                let key_groups = key_groups.clone();
+                // savepoints stand alone
+                let checkpoint = (!savepoint).then_some(barrier.id);
+                let chain = (task, operator.clone());
+                let done = &mut snapshot.operators.entry(operator.clone()).or_default().keyed;
+                if !tables.is_empty() {
+                    let meta = SnapshotMeta {
+                        operator,
+                        hash_version: HASH_VERSION,
+                        max_parallelism,
+                        key_groups: key_groups.clone(),
+                        compression: Compression::default(),
+                        states: Vec::new(),
+                        changes_only: BTreeSet::new(),
+                    };
+                    let (storage, given_up, path) = (storage.clone(), given_up.clone(), of(&format!("{name}.state")));
+                    let keyed = Keyed { storage, given_up, path, meta, chain: chain.clone(), checkpoint };
+                    let chains = chains.clone();
+                    let written = blocking(move || keyed.write(tables, &chains)).await?;
+                    snapshot.stats.bytes += written.bytes;
+                    done.extend(written.handle);
+                }
+                if let (Some(files), Some(checkpoint)) = (files, checkpoint) {
+                    let (storage, given_up, path) = (storage.clone(), given_up.clone(), of(&name));
+                    let upload = stored::Upload { storage, given_up, path, key_groups, chain, checkpoint };
+                    let known = all_stored.clone();
+                    let written = blocking(move || upload.write(files, &known)).await?;
+                    snapshot.stats.bytes += written.bytes;
+                    done.extend(written.handle);
+                }
             }
             Ok(snapshot)
         })
@@ -94,6 +122,7 @@ impl Uploader for StorageUploader {
 
     fn completed(&self, id: CheckpointId) {
         lock(&self.chains).values_mut().for_each(|c| c.completed(id));
+        lock(&self.stored).values_mut().for_each(|s| s.completed(id));
         self.given_up().retain(|i, _| *i > id);
     }
 
@@ -102,7 +131,19 @@ impl Uploader for StorageUploader {
             flag.store(true, Ordering::Relaxed);
         }
         lock(&self.chains).values_mut().for_each(|c| c.aborted(id));
+        lock(&self.stored).values_mut().for_each(|s| s.aborted(id));
     }
+}
+
+/// Encoding is work for the processor, writing blocks: not on the control plane's threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|e| Err(Error::internal(format!("writing the state panicked: {e}"))))
+}
+
+fn given_up() -> Error {
+    let why = "the checkpoint was aborted before its state was written";
+    Error { code: ErrorCode::Checkpoint, ..Error::internal(why) }
 }
 
 /// One operator subtask's share of a snapshot.
@@ -151,7 +192,13 @@ impl Keyed {
                 let mut chains = lock(chains);
                 chains.entry(self.chain).or_default().written(id, plan, &told, file, key_groups, entries)
             }
-            None => file.map(|file| KeyedHandle { file, deltas: Vec::new(), key_groups, entries }),
+            None => file.map(|file| KeyedHandle {
+                file,
+                deltas: Vec::new(),
+                key_groups,
+                entries,
+                format: FileFormat::Canonical,
+            }),
         };
         Ok(Done { handle, bytes })
     }
@@ -162,8 +209,7 @@ impl Keyed {
         let pieces = tables.into_iter().zip(&plan.since).map(|(table, since)| Piece { table, since: *since }).collect();
         let written = write(self.meta.clone(), pieces, &WriteOptions::default(), &mut |bytes| {
             if self.given_up.load(Ordering::Relaxed) {
-                let why = "the checkpoint was aborted before its state was written";
-                return Err(Error { code: ErrorCode::Checkpoint, ..Error::internal(why) });
+                return Err(given_up());
             }
             file.write(bytes)
         })?;

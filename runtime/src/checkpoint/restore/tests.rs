@@ -337,7 +337,13 @@ fn manifest(s: &JobSpec) -> Manifest {
                 let path = format!("chk-1/{}-{subtask}", o.name);
                 let key_groups = key_group_range(subtask, o.parallelism, s.max_parallelism);
                 let file = FileHandle { path, size: 1, crc32c: 0 };
-                part.keyed.push(KeyedHandle { file, deltas: vec![], key_groups, entries: 1 });
+                part.keyed.push(KeyedHandle {
+                    file,
+                    deltas: vec![],
+                    key_groups,
+                    entries: 1,
+                    format: FileFormat::Canonical,
+                });
             }
             if o.has_lists {
                 let name = match o.kind {

@@ -73,7 +73,8 @@ impl Job {
         let prefix = if kind.is_savepoint() { "savepoint" } else { "chk" };
         let directory = format!("{prefix}-{id}-{}-{}", w.attempt, w.nonce);
         let file = self.storage.write(&format!("{directory}/legs-0"), format!("state {id}")).await.unwrap();
-        let keyed = vec![KeyedHandle { file, deltas: vec![], key_groups: 0..128, entries: 3 }];
+        let keyed =
+            vec![KeyedHandle { file, deltas: vec![], key_groups: 0..128, entries: 3, format: FileFormat::Canonical }];
         let splits = BTreeMap::from([(SPLITS.to_owned(), vec![Bytes64(vec![id as u8])])]);
         let operators = BTreeMap::from([
             ("legs".to_owned(), OperatorSubtaskState { keyed, lists: BTreeMap::new() }),
@@ -163,7 +164,13 @@ impl Job {
         self.storage.write(&path(id), format!("changes {id}")).await.unwrap();
         let mut files = files.iter().map(|n| FileHandle { path: path(*n), size: 9, crc32c: 0 });
         let file = files.next().unwrap();
-        let keyed = vec![KeyedHandle { file, deltas: files.collect(), key_groups: 0..128, entries: 3 }];
+        let keyed = vec![KeyedHandle {
+            file,
+            deltas: files.collect(),
+            key_groups: 0..128,
+            entries: 3,
+            format: FileFormat::Canonical,
+        }];
         let operators = &mut p.snapshots.values_mut().next().unwrap().operators;
         operators.insert("legs".into(), OperatorSubtaskState { keyed, lists: BTreeMap::new() });
         p

@@ -2,6 +2,7 @@
 use super::*;
 use crate::graph::key_group_range;
 use crate::job::alignment::AlignmentGroups;
+use crate::state::store::Stores;
 use std::sync::{Arc, Mutex};
 
 /// What the stage hands on, as text.
@@ -50,6 +51,7 @@ fn start<G: GeneratorFactory<i64>, A: TimestampAssigner<i64>>(
         metrics: TaskMetrics::default(),
         clock: clock.clone(),
         alignment: alignment.clone(),
+        stores: &Stores::default(),
         restore: None,
         files: &[],
     };

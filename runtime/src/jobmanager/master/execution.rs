@@ -89,6 +89,7 @@ impl Master {
                 .map(|(_, h)| TaskManagerAddress { id: h.id.clone(), data_address: h.data_address.clone() })
                 .collect(),
             slots: slots.clone(),
+            state: self.config.state.clone(),
             restore: Vec::new(),
         };
         let mut assignment = std::mem::take(&mut claimed.assignment);

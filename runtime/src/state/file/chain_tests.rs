@@ -1,7 +1,7 @@
 //! Chains of incremental snapshots: whatever is written, removed, frozen, aborted, written out late and restored elsewhere.
 use super::tests::{States, meta, name};
 use super::*;
-use crate::checkpoint::handles::{FileHandle, KeyedHandle};
+use crate::checkpoint::handles::{FileFormat, FileHandle, KeyedHandle};
 use crate::checkpoint::increments::{Increments, Plan, Told};
 use crate::data::Str;
 use crate::graph::key_group_range;
@@ -167,7 +167,7 @@ proptest! {
                     let frozen: Vec<_> = s.states.all().into_iter().map(|s| s.freeze()).collect();
                     let plan = Plan::whole(frozen.len());
                     let file = s.file("savepoint", frozen, &plan).unwrap();
-                    let handle = KeyedHandle { file, deltas: vec![], key_groups: 0..MAX, entries: 1 };
+                    let handle = KeyedHandle { file, deltas: vec![], key_groups: 0..MAX, entries: 1, format: FileFormat::Canonical };
                     prop_assert_eq!(s.restore(Some(&handle), parallelism), s.states.contents(&s.keys));
                 }
                 Step::Complete => if let Some((id, _)) = s.written.last_key_value() {

@@ -10,7 +10,7 @@ mod write;
 pub use blocks::BlockWriter;
 pub use format::{Compression, FORMAT_VERSION, SnapshotMeta};
 pub use read::{InMemory, ReadAt, SnapshotFile};
-pub use restore::{Chain, NotDeclared, Restored, restore};
+pub use restore::{Chain, NotDeclared, Restored, check_types, restore};
 pub use write::{Piece, WriteOptions, Written, write};
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ pub fn restore<K: Key>(
             let declared = states.iter().position(|s| s.descriptor().name == stored.name);
             match declared {
                 Some(at) => {
-                    check(operator, file.name(), stored, states[at].descriptor())?;
+                    check_types(operator, file.name(), stored, states[at].descriptor())?;
                 }
                 None if file.entries(i) == 0 => {}
                 None if not_declared == NotDeclared::Drop => {
@@ -230,7 +230,8 @@ impl Fill<'_> {
     }
 }
 
-fn check(operator: &str, file: &str, stored: &StateDescriptor, declared: &StateDescriptor) -> Result<()> {
+/// Compares a state in a file with the one that the job declares.
+pub fn check_types(operator: &str, file: &str, stored: &StateDescriptor, declared: &StateDescriptor) -> Result<()> {
     if stored == declared {
         return Ok(());
     }

@@ -1,12 +1,14 @@
 //! A list per key.
 use super::{
-    EntryError, FrozenTable, Kept, KeyRef, KeyedTable, RawEntry, RestoreShard, RestoreTarget, either, kept_table,
+    EntryError, FrozenTable, Kept, KeyRef, KeyedTable, RawEntry, RestoreShard, RestoreTarget, StateStore, either,
+    kept_table,
 };
 use crate::checkpoint::handles::{StateDescriptor, StateKind};
 use crate::data::{Data, Key};
 use crate::state::frozen::Named;
 use crate::state::ttl::{Aged, Aging, Cutoff, StateTtl, TimedList};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A list per key, in the order of adding. A key without elements takes no room.
 pub struct ListState<K, T> {

@@ -1,6 +1,7 @@
 //! A map per key.
 use super::{
-    EntryError, FrozenTable, Kept, KeyRef, KeyedTable, RawEntry, RestoreShard, RestoreTarget, either, kept_table,
+    EntryError, FrozenTable, Kept, KeyRef, KeyedTable, RawEntry, RestoreShard, RestoreTarget, StateStore, either,
+    kept_table,
 };
 use crate::checkpoint::handles::{StateDescriptor, StateKind};
 use crate::data::{Data, Key};
@@ -8,6 +9,7 @@ use crate::state::frozen::Named;
 use crate::state::key_map::KeyMap;
 use crate::state::ttl::{Aging, Cutoff, StateTtl, Timed};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A map per key. A key without entries takes no room.
 pub struct MapState<K, MK, MV> {

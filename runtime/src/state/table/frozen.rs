@@ -32,7 +32,7 @@ pub struct FrozenSegments<K, V> {
 }
 
 /// Which values a snapshot keeps.
-type Keep<V> = Arc<dyn Fn(&V) -> bool + Send + Sync>;
+pub(super) type Keep<V> = Arc<dyn Fn(&V) -> bool + Send + Sync>;
 
 /// A segment and the hashes that belong into it.
 pub(super) struct Part<K, V> {
@@ -71,6 +71,12 @@ impl<K: Key, V: Data> FrozenSegments<K, V> {
             parts.push_back(part);
         }
         (!parts.is_empty()).then(|| Self { parts, len: n, history: self.history.clone(), keep: self.keep.clone() })
+    }
+    pub(super) fn keep(&self) -> Option<Keep<V>> {
+        self.keep.clone()
+    }
+    pub(super) fn into_parts(self) -> VecDeque<Part<K, V>> {
+        self.parts
     }
     #[cfg(test)]
     pub(super) fn parts(&self) -> impl Iterator<Item = &Part<K, V>> {

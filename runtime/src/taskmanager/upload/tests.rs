@@ -17,7 +17,7 @@ fn subtask() -> Subtask {
     let job = JobName { namespace: "default".into(), name: "job".into() };
     let storage = Storage::open(dir.path().to_str().unwrap(), &job).unwrap();
     let plan = Arc::new(JobGraph { vertices: vec![], edges: vec![], max_parallelism: 128 });
-    let uploader = StorageUploader::new(Some(storage.clone()), plan);
+    let uploader = StorageUploader::new(Some(storage.clone()), plan, &[]);
     Subtask { _dir: dir, storage, uploader, state: ValueState::new("count") }
 }
 

@@ -1,0 +1,342 @@
+//! The seam between keyed state and a store that keeps it outside of memory: live objects in a table, which is the cache
+//! in front of the store. Which store it is, only [`super::rocks`] knows.
+//!
+//! Before a batch is processed, the entries of its keys that are not in the table are read in one go; what was changed goes to
+//! the store at a barrier, and when the tables take more memory than they may. Everything that is not in the store yet is in a
+//! table, so what the store says of a key counts only where the table knows nothing of it.
+use super::snapshot::FrozenTable;
+use crate::checkpoint::handles::StateDescriptor;
+use crate::error::{Error, ErrorCode, Result};
+use crate::state::file::ReadAt;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use weir_api::config::{StateBackend, StateConfig};
+
+/// A snapshot that was begun is given so long to bring its changes into the store, before a task that needs memory fails.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Keeps the entries of one operator subtask's states.
+pub trait StateStore: Send + Sync {
+    /// Looks up keys (as [`Column::key`] makes them) and calls `found` with the position and the value of each that is there.
+    fn read(&self, keys: &KeyList, found: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()>;
+    /// Brings the tables' changes into the store. Blocks.
+    fn flush(&self, tables: Vec<Box<dyn FrozenTable>>) -> Result<()>;
+    /// As [`Self::flush`]; returns the store's files as they are then, which stay until the result is dropped.
+    fn checkpoint(&self, tables: Vec<Box<dyn FrozenTable>>) -> Result<LocalFiles>;
+    /// As [`Self::flush`]; returns tables with all entries as they are then, to be written whole.
+    fn whole(&self, tables: Vec<Box<dyn FrozenTable>>) -> Result<Vec<Box<dyn FrozenTable>>>;
+    /// Declares a state; its name must be unique within the store.
+    fn column(&self, descriptor: &Arc<StateDescriptor>, expired: Option<Arc<Expired>>) -> Result<Arc<Column>>;
+    /// Removes all entries of a state.
+    fn clear(&self, column: &Column) -> Result<()>;
+    /// Calls `entry` with each encoded key and value of a state, in the order of the hash.
+    fn visit(&self, state: &str, entry: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()>;
+    /// The order in which snapshots reach the store.
+    fn turns(&self) -> &Arc<Turns>;
+    /// The memory that tables may take.
+    fn memory(&self) -> &Arc<ObjectMemory>;
+}
+
+/// Makes the stores of an attempt on a taskmanager; they share one memory budget.
+pub trait StoreFactory: Send + Sync {
+    /// Opens a store with the entries of `subtask`'s key groups that these snapshots hold.
+    fn open(&self, subtask: &StoreSubtask<'_>, snapshots: &[StoredSnapshot<'_>]) -> Result<Arc<dyn StateStore>>;
+}
+
+/// Whose state a store keeps.
+pub struct StoreSubtask<'a> {
+    pub operator: &'a str,
+    pub subtask: u32,
+    pub key_groups: Range<u32>,
+    pub max_parallelism: u32,
+    /// Of the states that are wanted from the snapshots.
+    pub states: Vec<StateDescriptor>,
+    /// What the snapshots have of other states is dropped.
+    pub drop_others: bool,
+}
+
+/// The files of a checkpoint that a store wrote: [`LocalFiles::head`], then [`LocalFiles::files`].
+pub struct StoredSnapshot<'a> {
+    pub key_groups: Range<u32>,
+    pub files: &'a [Arc<dyn ReadAt>],
+}
+
+/// A store's files at a barrier.
+pub struct LocalFiles {
+    /// Describes the others; small.
+    pub head: Vec<u8>,
+    /// By the order that the head has. A file of a name never changes.
+    pub files: Vec<LocalFile>,
+    /// About so many entries; not 0 if there are files.
+    pub entries: u64,
+    /// Keeps the files.
+    pub guard: Box<dyn Send + Sync>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalFile {
+    pub name: String,
+    pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Says of an encoded value that it has expired.
+pub type Expired = dyn Fn(&Column, &[u8]) -> bool + Send + Sync;
+
+/// A state in a store.
+pub struct Column {
+    pub descriptor: Arc<StateDescriptor>,
+    prefix: [u8; PREFIX],
+    /// What was written up to the freeze of this epoch is in the store.
+    flushed: AtomicU32,
+    /// Bytes and number of the entries that were encoded last: how large one is.
+    encoded: Mutex<(u64, u64)>,
+    /// ms since the Unix epoch: what was written before has expired.
+    pub cutoff: AtomicI64,
+    pub expired: Option<Arc<Expired>>,
+}
+
+/// Bytes of a state's name in a store's keys, and of the hash behind it.
+const PREFIX: usize = 4;
+const HASH: usize = 8;
+
+impl Column {
+    pub fn new(descriptor: Arc<StateDescriptor>, expired: Option<Arc<Expired>>) -> Self {
+        let prefix = Self::prefix_of(&descriptor.name);
+        let (flushed, encoded, cutoff) = (AtomicU32::new(0), Mutex::default(), AtomicI64::new(i64::MIN));
+        Self { descriptor, prefix, flushed, encoded, cutoff, expired }
+    }
+    /// With what the keys of a state begin.
+    pub fn prefix_of(name: &str) -> [u8; PREFIX] {
+        crc32c::crc32c(name.as_bytes()).to_be_bytes()
+    }
+    pub fn prefix(&self) -> [u8; PREFIX] {
+        self.prefix
+    }
+    /// The key of an entry: state, hash, key. So the entries of a range of key groups lie side by side.
+    pub fn key(&self, hash: u64, key: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.prefix);
+        out.extend_from_slice(&hash.to_be_bytes());
+        key(out);
+    }
+    /// Hash and encoded key of a store's key.
+    pub fn split(key: &[u8]) -> Option<(u64, &[u8])> {
+        let (hash, key) = key.get(PREFIX..)?.split_first_chunk::<HASH>()?;
+        Some((u64::from_be_bytes(*hash), key))
+    }
+    pub fn flushed(&self) -> u32 {
+        self.flushed.load(Ordering::Acquire)
+    }
+    /// The store has what was written up to the freeze of this epoch: entries of it may leave the table.
+    pub fn set_flushed(&self, epoch: u32) {
+        self.flushed.store(epoch, Ordering::Release);
+    }
+    pub fn note_encoded(&self, bytes: u64, entries: u64) {
+        if entries > 0 {
+            *self.encoded.lock().unwrap_or_else(PoisonError::into_inner) = (bytes, entries);
+        }
+    }
+    /// Bytes of an encoded entry, on average; none: unknown.
+    pub fn entry_bytes(&self) -> Option<u64> {
+        let (bytes, entries) = *self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+        bytes.checked_div(entries)
+    }
+    pub fn is_expired(&self, value: &[u8]) -> bool {
+        self.expired.as_ref().is_some_and(|f| f(self, value))
+    }
+}
+
+/// Encoded keys, one behind the other.
+#[derive(Default)]
+pub struct KeyList {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl KeyList {
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+    pub fn push(&mut self, key: impl FnOnce(&mut Vec<u8>)) {
+        key(&mut self.bytes);
+        self.ends.push(self.bytes.len());
+    }
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        (0..self.ends.len()).map(|i| &self.bytes[i.checked_sub(1).map_or(0, |b| self.ends[b])..self.ends[i]])
+    }
+}
+
+/// Whose turn it is to change a store: snapshots reach it in the order in which the tables were frozen, and nothing that came
+/// later is in it before the files of a snapshot are linked.
+#[derive(Default)]
+pub struct Turns {
+    state: Mutex<TurnState>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct TurnState {
+    next: u64,
+    waiting: BTreeSet<u64>,
+}
+
+/// A place in the order; it ends when this is dropped.
+pub struct Ticket {
+    turns: Arc<Turns>,
+    number: u64,
+}
+
+impl Turns {
+    fn lock(&self) -> MutexGuard<'_, TurnState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    pub fn ticket(self: &Arc<Self>) -> Ticket {
+        let mut state = self.lock();
+        let number = state.next;
+        state.next += 1;
+        state.waiting.insert(number);
+        Ticket { turns: self.clone(), number }
+    }
+    /// Nobody has a place.
+    pub fn is_idle(&self) -> bool {
+        self.lock().waiting.is_empty()
+    }
+    /// Waits until nobody is before this place.
+    pub fn wait(&self, ticket: &Ticket) -> Result<()> {
+        let before = |s: &mut TurnState| s.waiting.first().is_some_and(|first| *first < ticket.number);
+        let waited = self.ended.wait_timeout_while(self.lock(), PATIENCE, before);
+        match waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
+            false => Ok(()),
+            true => Err(Error::external(
+                ErrorCode::Storage,
+                format!("the snapshot before did not bring its changes to the state's store within {PATIENCE:?}"),
+            )),
+        }
+    }
+}
+
+impl Ticket {
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.turns.lock().waiting.remove(&self.number);
+        self.turns.ended.notify_all();
+    }
+}
+
+/// What tables of live objects may take together, and take by their own estimates; bytes.
+#[derive(Debug, Default)]
+pub struct ObjectMemory {
+    limit: usize,
+    used: AtomicUsize,
+    tables: AtomicUsize,
+}
+
+/// One table's part of [`ObjectMemory`].
+pub struct ObjectShare {
+    memory: Arc<ObjectMemory>,
+    used: usize,
+}
+
+static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// For tests: tables of this process may take no more than so many bytes together, whatever their memory is.
+#[doc(hidden)]
+pub fn limit_objects(bytes: usize) {
+    LIMIT.store(bytes, Ordering::Relaxed);
+}
+
+impl ObjectMemory {
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit: limit.min(LIMIT.load(Ordering::Relaxed)), ..Self::default() })
+    }
+    pub fn share(self: &Arc<Self>) -> ObjectShare {
+        self.tables.fetch_add(1, Ordering::Relaxed);
+        ObjectShare { memory: self.clone(), used: 0 }
+    }
+}
+
+impl ObjectShare {
+    /// The table takes so many bytes now. Returns how many it may, if that is too much: all together are over the limit, and it
+    /// is over its part.
+    pub fn set(&mut self, bytes: usize) -> Option<usize> {
+        let m = &self.memory;
+        let all = m.used.fetch_add(bytes.wrapping_sub(self.used), Ordering::Relaxed);
+        let all = all.wrapping_add(bytes.wrapping_sub(self.used));
+        self.used = bytes;
+        let fair = m.limit / m.tables.load(Ordering::Relaxed).max(1);
+        (all > m.limit && bytes > fair).then_some(fair)
+    }
+}
+
+impl Drop for ObjectShare {
+    fn drop(&mut self) {
+        self.memory.used.fetch_sub(self.used, Ordering::Relaxed);
+        self.memory.tables.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The stores of an attempt on this taskmanager.
+#[derive(Clone, Default)]
+pub struct Stores {
+    factory: Option<Arc<dyn StoreFactory>>,
+    keep: bool,
+}
+
+impl Stores {
+    /// For so many operator subtasks with keyed state.
+    ///
+    /// # Errors
+    /// `config`: the backend is not compiled in, or its memory does not suffice.
+    pub fn new(config: &StateConfig, subtasks: usize) -> Result<Self> {
+        check(config)?;
+        let keep = config.backend == StateBackend::RocksDb;
+        #[cfg(feature = "rocksdb")]
+        let factory = Some(super::rocks::factory(config, if keep { subtasks } else { 0 })?);
+        #[cfg(not(feature = "rocksdb"))]
+        let factory = None;
+        let _ = subtasks;
+        Ok(Self { factory, keep })
+    }
+    /// Where states are to be kept; none: in memory.
+    pub fn keeper(&self) -> Option<&dyn StoreFactory> {
+        self.factory.as_deref().filter(|_| self.keep)
+    }
+    /// Reads what a store wrote, whatever the job's own backend is.
+    pub fn reader(&self) -> Result<&dyn StoreFactory> {
+        self.factory.as_deref().ok_or_else(|| {
+            let message = "the checkpoint was written by the RocksDb state backend, which this binary does not have: build the job with the feature `rocksdb` of weir-runtime, or restore from a savepoint, which suits every backend";
+            Error::user(ErrorCode::Snapshot, message)
+        })
+    }
+}
+
+/// What can be said of the configuration before anything starts.
+pub fn check(config: &StateConfig) -> Result<()> {
+    if config.backend == StateBackend::RocksDb && !cfg!(feature = "rocksdb") {
+        let message = "the state backend RocksDb is not in this binary: build the job with the feature `rocksdb` of weir-runtime, or use the backend Hashmap";
+        return Err(Error::user(ErrorCode::Config, message));
+    }
+    #[cfg(feature = "rocksdb")]
+    super::rocks::check(config)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+use super::*;
+
+#[test]
+fn turns_are_taken_in_order_and_those_that_are_given_up_hold_nobody_back() {
+    let turns = Arc::new(Turns::default());
+    let [first, second, third] = [turns.ticket(), turns.ticket(), turns.ticket()];
+    turns.wait(&first).unwrap();
+    drop(second);
+    let waiting = std::thread::spawn({
+        let turns = turns.clone();
+        move || turns.wait(&third).map(|()| third)
+    });
+    drop(first);
+    let third = waiting.join().unwrap().unwrap();
+    assert!(!turns.is_idle());
+    drop(third);
+    assert!(turns.is_idle());
+}
+
+#[test]
+fn only_tables_over_their_part_of_a_full_memory_must_shrink() {
+    let memory = ObjectMemory::new(100);
+    let (mut a, mut b) = (memory.share(), memory.share());
+    assert_eq!((a.set(90), b.set(10)), (None, None));
+    assert_eq!((b.set(20), a.set(90)), (None, Some(50)));
+    assert_eq!((a.set(50), b.set(51)), (None, Some(50)));
+    drop(a);
+    assert_eq!((b.set(100), b.set(101)), (None, Some(100)));
+}
+
+#[test]
+fn keys_of_a_store_are_in_the_order_of_the_hash() {
+    let d = StateDescriptor {
+        name: "legs".into(),
+        kind: crate::checkpoint::handles::StateKind::Value,
+        key: crate::data::Type::U64,
+        value: crate::data::Type::U64,
+    };
+    let column = Column::new(Arc::new(d), None);
+    let mut list = KeyList::default();
+    for (hash, key) in [(1, "b"), (1 << 8, "a"), (u64::MAX, "")] {
+        list.push(|out| column.key(hash, |out| out.extend_from_slice(key.as_bytes()), out));
+    }
+    let keys: Vec<_> = list.iter().collect();
+    assert!(keys.is_sorted());
+    assert_eq!(keys.iter().map(|k| Column::split(k).unwrap()).collect::<Vec<_>>()[1], (1 << 8, b"a".as_slice()));
+    assert_eq!(Column::split(&keys[2][..11]), None);
+}
