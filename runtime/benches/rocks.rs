@@ -140,7 +140,6 @@ fn compare(keys: u64, records: u64, folder: &Path) {
 }
 
 struct Subtask {
-    store: Arc<dyn StateStore>,
     state: ValueState<u64, Str>,
 }
 
@@ -154,9 +153,9 @@ fn open(factory: &dyn StoreFactory, n: u32, parallelism: u32, snapshots: &[Store
         states: vec![state.descriptor().clone()],
         drop_others: false,
     };
-    let store = factory.open(&about, snapshots).expect("a store");
+    let store: Arc<dyn StateStore> = factory.open(&about, snapshots).expect("a store");
     state.attach(&store, snapshots.is_empty()).expect("a state with a store");
-    Subtask { store, state }
+    Subtask { state }
 }
 
 impl Subtask {

@@ -71,7 +71,8 @@
 //! # The life of a key
 //! Its 64-bit hash never changes. The top bits choose one of `max_parallelism` [key groups](mod@graph::key_group); a range of
 //! groups belongs to each subtask. State lies in the order of the hash, in memory and in files, so a rescale hands out
-//! ranges, and each new subtask reads just its own.
+//! ranges, and each new subtask reads just its own. With the feature `rocksdb`, state may lie on disk in the same order, and
+//! the table is the cache in front of it (`docs/rocksdb.md`).
 extern crate self as weir; // the derive macros write `::weir::` paths, here too
 
 pub mod checkpoint;

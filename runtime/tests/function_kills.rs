@@ -302,7 +302,8 @@ fn with_the_state_on_disk_and_hardly_any_memory_it_is_the_same() {
     use weir_api::config::StateBackend::{Hashmap, RocksDb};
     weir::state::store::limit_objects(20_000);
     let seeds = std::env::var("WEIR_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    // a task may wait for the uploader, which has a thread of its own in a taskmanager, and shares them here
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(12).enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let joined = naive_join();
     for seed in 0..seeds {

@@ -308,7 +308,11 @@ impl Stores {
         check(config)?;
         let keep = config.backend == StateBackend::RocksDb;
         #[cfg(feature = "rocksdb")]
-        let factory = Some(super::rocks::factory(config, if keep { subtasks } else { 0 })?);
+        let factory = Some(match keep {
+            true => super::rocks::factory(config, subtasks)?,
+            // for what another backend wrote
+            false => super::rocks::factory(&StateConfig { memory_mib: None, ..config.clone() }, 0)?,
+        });
         #[cfg(not(feature = "rocksdb"))]
         let factory = None;
         let _ = subtasks;
