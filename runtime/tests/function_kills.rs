@@ -301,14 +301,14 @@ fn functions_with_timers_and_two_inputs_do_everything_once_whatever_was_killed()
 fn with_the_state_on_disk_and_hardly_any_memory_it_is_the_same() {
     use weir_api::config::StateBackend::{Hashmap, RocksDb};
     weir::state::store::limit_objects(20_000);
-    let seeds = std::env::var("WEIR_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let seeds = std::env::var("WEIR_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4u64);
     // a task may wait for the uploader, which has a thread of its own in a taskmanager, and shares them here
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(12).enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let joined = naive_join();
     for seed in 0..seeds {
         let backend = |run: u64| StateConfig {
-            backend: if seed % 2 == 0 || run % 2 == 0 { RocksDb } else { Hashmap },
+            backend: if seed.is_multiple_of(2) || run.is_multiple_of(2) { RocksDb } else { Hashmap },
             memory_mib: Some(512),
             directory: Some(folder.path().display().to_string()),
             ..StateConfig::default()
