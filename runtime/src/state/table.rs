@@ -48,8 +48,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const BUCKETS: (usize, usize) = (512, 4096);
 const SEGMENT_BYTES: usize = 1 << 20;
 
-/// A table of fewer bytes of entries lies in the second-level cache for the most part.
-const CACHED_BYTES: usize = 1 << 20;
+/// In a table of fewer bytes of entries the look-ups of neighbouring records already wait side by side for a cache: looking
+/// ahead would only be a look-up more.
+const CACHED_BYTES: usize = 8 << 20;
 
 /// The directory may have this many slots per segment, so that keys with equal prefixes cannot blow it up. Also the share
 /// of the hashes that one subtask of many owns needs such room: its segments begin at a depth of log2(parallelism).

@@ -135,8 +135,12 @@ fn declare(job: &mut Job, args: &JobArguments) -> weir::Result<()> {
         JobKind::Latency => crate::latency::declare(job, args),
         JobKind::WordCount => {
             let input = args.input.clone().unwrap_or_default();
-            job.source("lines", FileSource::lines(input.display().to_string()))
-                .flat_map(|line: Str, out| line.split_ascii_whitespace().for_each(|w| out.push((Str::from(w), 1u64))))
+            // as it is recommended where speed counts: no string is made of a line that is only taken apart
+            let words = |line: &str, out: &mut Output<(Str, u64)>| {
+                line.split_ascii_whitespace().for_each(|w| out.push((Str::from(w), 1)));
+                Ok(())
+            };
+            job.source("words", FileSource::parse_lines(input.display().to_string(), words))
                 .key_by(|(word, _)| word)
                 .reduce("count", |total: &mut (Str, u64), one| total.1 += one.1)
                 .sink("tally", Tally::new(args, |(word, n): &(Str, u64)| (word.key_hash(), *n as i64)));
