@@ -1,6 +1,7 @@
-//! Kills and worse on one machine: the flights example as separate processes, its committed output judged at the end.
+//! Kills and worse on one machine: the flights example, and a job with every kind of function, as separate processes whose
+//! committed output is judged at the end.
 //!
-//! The default run does about 30 kills; `WEIR_CHAOS_KILLS=200` does more, `WEIR_CHAOS_SEED` chooses the schedule. The same as a
+//! The default run does about 30 and 6 kills; `WEIR_CHAOS_KILLS=200` does more, `WEIR_CHAOS_SEED` chooses the schedule. The same as a
 //! program with more options: `cargo run -p weir-tests --bin weir-chaos`.
 
 mod interrupts;
@@ -9,7 +10,7 @@ mod scenarios;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use weir_tests::chaos::Campaign;
+use weir_tests::chaos::{Campaign, Job};
 use weir_tests::suite::{self, trial};
 use weir_tests::trials;
 
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
     let trials = trials!(
         trial:
         kills_at_random_moments_leave_the_output_exact,
+        kills_of_every_kind_of_function_leave_the_output_exact,
         scenarios::jobmanager_killed_between_completion_and_commit,
         scenarios::sigterm_neither_cancels_nor_deletes,
         scenarios::two_jobmanagers_the_older_one_is_fenced,
@@ -41,12 +43,27 @@ fn number(name: &str, default: u64) -> Result<u64> {
     }
 }
 
+/// `WEIR_CHAOS_FUNCTIONS=200` does more.
+fn kills_of_every_kind_of_function_leave_the_output_exact() -> Result<()> {
+    let campaign = Campaign {
+        seed: number("WEIR_CHAOS_SEED", 20_261)?,
+        kills: number("WEIR_CHAOS_FUNCTIONS", 6)?,
+        kills_per_run: 6,
+        job: Job::Functions { seconds: 3 },
+        only_kills: false,
+        dir: None,
+        verbose: false,
+    };
+    println!("{}", campaign.execute()?);
+    Ok(())
+}
+
 fn kills_at_random_moments_leave_the_output_exact() -> Result<()> {
     let campaign = Campaign {
         seed: number("WEIR_CHAOS_SEED", 20_260)?,
         kills: number("WEIR_CHAOS_KILLS", 30)?,
         kills_per_run: 10,
-        repeat: 2,
+        job: Job::Flights { repeat: 2 },
         only_kills: false,
         dir: None,
         verbose: false,

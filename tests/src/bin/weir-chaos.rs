@@ -1,13 +1,13 @@
-//! Kills jobmanagers and taskmanagers of the flights example on this machine, and judges what it committed.
+//! Kills jobmanagers and taskmanagers of a job on this machine, and judges what it committed.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use weir_tests::chaos::Campaign;
+use weir_tests::chaos::{Campaign, Job};
 
 #[derive(Parser)]
-#[command(about = "Runs the flights example as processes on this machine, kills them, and checks the committed output")]
+#[command(about = "Runs a job as processes on this machine, kills them, and checks the committed output")]
 struct Cli {
     /// SIGKILLs in all
     #[arg(long, default_value_t = 200)]
@@ -18,9 +18,15 @@ struct Cli {
     /// SIGKILLs of one run at the most
     #[arg(long, default_value_t = 10)]
     kills_per_run: u64,
-    /// Readings of the input in one run
+    /// What is run
+    #[arg(long, value_enum, default_value_t = JobName::Flights)]
+    job: JobName,
+    /// Flights: readings of the input in one run
     #[arg(long, default_value_t = 12)]
     repeat: u64,
+    /// Functions: seconds that the input of one run lasts
+    #[arg(long, default_value_t = 6)]
+    seconds: u64,
     /// SIGKILLs and nothing else: no SIGTERM, SIGSTOP, stop with savepoint or second jobmanager
     #[arg(long)]
     only_kills: bool,
@@ -32,13 +38,24 @@ struct Cli {
     verbose: bool,
 }
 
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum JobName {
+    /// The flights example
+    Flights,
+    /// Windows, sessions, timers, two inputs, broadcast state, asynchronous calls
+    Functions,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let campaign = Campaign {
         seed: cli.seed,
         kills: cli.kills,
         kills_per_run: cli.kills_per_run,
-        repeat: cli.repeat,
+        job: match cli.job {
+            JobName::Flights => Job::Flights { repeat: cli.repeat },
+            JobName::Functions => Job::Functions { seconds: cli.seconds },
+        },
         only_kills: cli.only_kills,
         dir: cli.dir,
         verbose: cli.verbose,

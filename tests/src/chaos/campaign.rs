@@ -8,10 +8,39 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::run::Run;
+use super::run::{Run, Work};
 use super::schedule::Dice;
 use crate::local;
 use crate::oracle::Expected;
+
+/// What is run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Job {
+    /// The flights example; its input is read so many times in one run.
+    Flights { repeat: u64 },
+    /// The job with windows, sessions, timers, two inputs, broadcast state and asynchronous calls, for so many seconds.
+    Functions { seconds: u64 },
+}
+
+/// Orders per second of the functions job.
+const RATE: u64 = 10_000;
+
+impl Job {
+    fn work(self) -> Result<Work> {
+        match self {
+            Self::Flights { repeat } => {
+                let input = local::input()?;
+                local::flights()?;
+                let expected = Arc::new(Expected::from_file(&input, repeat)?);
+                Ok(Work::Flights { input, repeat, expected })
+            }
+            Self::Functions { seconds } => {
+                local::functions()?;
+                Ok(Work::Functions { records: RATE * seconds, rate: RATE as f64 })
+            }
+        }
+    }
+}
 
 /// Many runs, at parallelism 1, 2 and 3 in turn.
 #[derive(Debug, Clone)]
@@ -20,8 +49,7 @@ pub struct Campaign {
     pub kills: u64,
     /// SIGKILLs of one run at the most.
     pub kills_per_run: u64,
-    /// Readings of the input in one run.
-    pub repeat: u64,
+    pub job: Job,
     pub only_kills: bool,
     /// Where the runs' folders go; none: the system's folder for temporary files.
     pub dir: Option<PathBuf>,
@@ -48,9 +76,7 @@ impl Campaign {
     /// Runs it; the first output that is not exact ends it with an error, and its folder is kept.
     pub fn execute(&self) -> Result<Summary> {
         let begin = Instant::now();
-        let input = local::input()?;
-        local::flights()?;
-        let expected = Arc::new(Expected::from_file(&input, self.repeat)?);
+        let work = self.job.work()?;
         let mut dice = Dice::new(self.seed);
         let mut summary = Summary { seed: self.seed, ..Default::default() };
         // runs that end before a kill do not count for ever
@@ -64,14 +90,13 @@ impl Campaign {
                 taskmanagers,
                 slots,
                 interval: Duration::from_millis(dice.one_of(&[50, 100, 200])),
-                repeat: self.repeat,
+                work: work.clone(),
                 kills: self.kills_per_run.min(self.kills - summary.kills),
                 only_kills: self.only_kills,
-                input: input.clone(),
                 dir: builder.path().to_path_buf(),
                 verbose: self.verbose,
             };
-            let outcome = match run.execute(&expected) {
+            let outcome = match run.execute() {
                 Ok(outcome) => outcome,
                 Err(error) => {
                     let kept = builder.keep();

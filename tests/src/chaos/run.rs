@@ -1,7 +1,7 @@
 //! One run of the job from its start to its end, with blows in between, and the verdict on its output.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,36 @@ const MOMENT: Duration = Duration::from_secs(4);
 const END: Duration = Duration::from_secs(180);
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(1200);
 
+/// The job, and what it must have committed in the end.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// The flights example on this input, read so many times.
+    Flights { input: PathBuf, repeat: u64, expected: Arc<Expected> },
+    /// The functions job with so many orders and so many a second.
+    Functions { records: u64, rate: f64 },
+}
+
+impl Work {
+    fn spec(&self, dir: &Path) -> Result<JobSpec> {
+        match self {
+            Self::Flights { input, repeat, .. } => JobSpec::flights(dir, input, *repeat),
+            Self::Functions { records, rate } => JobSpec::functions(dir, *records, *rate),
+        }
+    }
+
+    /// Judges the committed output; the number of rows.
+    fn check(&self, output: &Path) -> Result<u64> {
+        match self {
+            Self::Flights { expected, .. } => {
+                let report = oracle::check(output, expected, Order::Kept)?;
+                report.must_be_exact()?;
+                Ok(report.rows)
+            }
+            Self::Functions { records, .. } => oracle::functions::check(output, *records),
+        }
+    }
+}
+
 /// What is run.
 #[derive(Debug, Clone)]
 pub struct Run {
@@ -27,11 +57,10 @@ pub struct Run {
     pub taskmanagers: usize,
     pub slots: u32,
     pub interval: Duration,
-    pub repeat: u64,
+    pub work: Work,
     /// SIGKILLs at the most.
     pub kills: u64,
     pub only_kills: bool,
-    pub input: PathBuf,
     /// Output, checkpoints and logs go below it.
     pub dir: PathBuf,
     /// Print every step.
@@ -75,9 +104,9 @@ enum Life {
 
 impl Run {
     /// Runs it. An error names the seed and the folder, which is kept by the caller.
-    pub fn execute(&self, expected: &Arc<Expected>) -> Result<Outcome> {
+    pub fn execute(&self) -> Result<Outcome> {
         let mut steps = Vec::new();
-        self.try_execute(expected, &mut steps).with_context(|| {
+        self.try_execute(&mut steps).with_context(|| {
             format!(
                 "chaos run with seed {} failed after {} steps\n  {}\n  parallelism {}, {} taskmanagers with {} slots, checkpoint interval {:?}; everything is in {}",
                 self.seed,
@@ -92,8 +121,10 @@ impl Run {
         })
     }
 
-    fn try_execute(&self, expected: &Arc<Expected>, steps: &mut Vec<String>) -> Result<Outcome> {
-        let spec = JobSpec::flights(&self.dir, &self.input, self.repeat)?
+    fn try_execute(&self, steps: &mut Vec<String>) -> Result<Outcome> {
+        let spec = self
+            .work
+            .spec(&self.dir)?
             .option("--checkpoint-interval", format!("{}ms", self.interval.as_millis()))
             .option("--heartbeat-timeout", format!("{}ms", HEARTBEAT_TIMEOUT.as_millis()));
         let began = Instant::now();
@@ -124,7 +155,7 @@ impl Run {
         if life == Life::On {
             chaos.wait_end()?;
         }
-        let mut outcome = chaos.judge(expected)?;
+        let mut outcome = chaos.judge()?;
         outcome.steps = steps.clone();
         Ok(outcome)
     }
@@ -414,7 +445,7 @@ impl Chaos<'_> {
     }
 
     /// The job has ended: its output must be exact, and nothing else may be left.
-    fn judge(&mut self, expected: &Expected) -> Result<Outcome> {
+    fn judge(&mut self) -> Result<Outcome> {
         self.outcome.took = self.began.elapsed();
         let log = self.job.spec.log()?;
         self.outcome.attempts = log.last()?.map_or(0, |e| e.attempt);
@@ -427,8 +458,7 @@ impl Chaos<'_> {
             tm.wait(Duration::from_secs(20))?;
         }
         let output = self.run.dir.join("output");
-        let report = oracle::check(&output, expected, Order::Kept)?;
-        report.must_be_exact()?;
+        let rows = self.run.work.check(&output)?;
         let files = OutputFiles::of(&output)?;
         let OutputFiles { hidden, foreign, .. } = files;
         ensure!(hidden.is_empty() && foreign.is_empty(), "left over in the output: {hidden:?} {foreign:?}");
@@ -437,7 +467,7 @@ impl Chaos<'_> {
         ensure!(left.is_empty(), "left over in the checkpoint storage of a finished job: {left:?}");
         let strangers = log.strangers()?;
         ensure!(strangers.is_empty(), "left over in the log's folder: {strangers:?}");
-        self.outcome.rows = report.rows;
+        self.outcome.rows = rows;
         Ok(std::mem::take(&mut self.outcome))
     }
 }

@@ -18,7 +18,7 @@ pub use self::child::{Proc, code};
 pub use self::http::Answer;
 pub use self::log::JobLog;
 pub use self::ports::free_address;
-pub use self::program::{flights, input, stuck};
+pub use self::program::{flights, functions, input, stuck};
 
 use crate::poll::wait_for;
 
@@ -71,6 +71,14 @@ impl JobSpec {
             checkpoints: Some(root.join("checkpoints")),
             logs,
         })
+    }
+
+    /// The functions job on that many orders, so many a second, with its folders `output`, `checkpoints` and `logs` below `root`.
+    pub fn functions(root: &Path, records: u64, rate: f64) -> Result<Self> {
+        let output = root.join("output").display().to_string();
+        let arguments = vec!["--output".to_owned(), output];
+        let spec = Self { program: functions()?, arguments, ..Self::flights(root, Path::new(""), 1)? };
+        Ok(spec.argument("--records", records).argument("--rate", rate).option("--name", "functions"))
     }
 
     /// The job that is stuck while `hold` exists, with its folders `checkpoints` and `logs` below `root`.

@@ -26,6 +26,11 @@ pub fn stuck() -> Result<PathBuf> {
     example("stuck")
 }
 
+/// The job with windows, sessions, timers, two inputs, broadcast state and asynchronous calls.
+pub fn functions() -> Result<PathBuf> {
+    example("functions")
+}
+
 fn example(name: &str) -> Result<PathBuf> {
     static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
     let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -4,6 +4,7 @@
 //! computation over the input.
 
 mod expected;
+pub mod functions;
 mod report;
 mod watch;
 
