@@ -75,7 +75,12 @@ proptest! {
             match op {
                 Op::Add(k, v) => {
                     let k = key(k);
-                    *table.upsert(k.key_hash(), &k) += v;
+                    // as an operator does: the short way where there is one
+                    table.prefetch(&[k.key_hash()]);
+                    match table.single(1) {
+                        Some(mut single) => *single.upsert_with(k.key_hash(), &k, i64::default) += v,
+                        None => *table.upsert(k.key_hash(), &k) += v,
+                    }
                     *model.entry(k).or_default() += v;
                 }
                 Op::Insert(k, v) => {
@@ -238,4 +243,60 @@ fn equal_hashes_are_slow_but_bounded() {
     }
     assert_eq!((table.len(), table.get(42, &Alike(123))), (500, Some(&123)));
     assert!(table.directory.len() <= SLOTS_PER_SEGMENT * 32, "{}", table.directory.len());
+}
+
+/// The short way to a table of one segment is closed while the segment is frozen or has no room for the batch.
+#[test]
+fn a_batch_goes_to_a_single_segment_only_where_nothing_has_to_be_prepared() {
+    let mut table = SegmentedTable::<u64, u64>::with_split_at(64);
+    (0..40u64).for_each(|k| *table.upsert(k.key_hash(), &k) = k);
+    assert!(table.single(23).is_some());
+    assert!(table.single(24).is_none(), "the segment might have to split");
+    let frozen = table.freeze();
+    assert!(table.single(1).is_none(), "entries have to be copied first");
+    *table.upsert(7u64.key_hash(), &7) += 1000;
+    assert!(table.single(1).is_none());
+    assert_eq!(frozen.parts().flat_map(|p| p.slots(None)).map(|s| s.value).sum::<u64>(), 780);
+    drop(frozen);
+    (0..40u64).for_each(|k| *table.upsert(k.key_hash(), &k) += 1);
+    let mut single = table.single(1).expect("one layer again");
+    *single.upsert_with(7u64.key_hash(), &7, || 0) += 1;
+    *single.upsert_with(99u64.key_hash(), &99, || 5) += 1;
+    assert_eq!(
+        (table.len(), table.get(7u64.key_hash(), &7), table.get(99u64.key_hash(), &99)),
+        (41, Some(&1009), Some(&6))
+    );
+}
+
+/// A snapshot of what changed looks at the entries that were written since, not at all of them.
+#[test]
+fn few_changes_are_told_from_memory() {
+    let mut table = SegmentedTable::<u64, u64>::with_split_at(512);
+    let n = 10_000u64;
+    (0..n).for_each(|k| *table.upsert(k.key_hash(), &k) = k);
+    let told = |table: &mut SegmentedTable<u64, u64>, since| {
+        let frozen = table.freeze();
+        let mut keys: Vec<u64> = frozen.parts().flat_map(|p| p.slots(Some(since))).map(|s| s.key).collect();
+        keys.sort_unstable();
+        keys
+    };
+    let first = table.freeze().history().epoch;
+    // the layers become one again, and all entries are newer than the first freeze
+    (0..n).for_each(|k| *table.upsert(k.key_hash(), &k) += 1);
+    let second = table.freeze().history().epoch;
+    assert_eq!((first, second), (0, 1));
+    for k in (0..n).step_by(100) {
+        *table.upsert(k.key_hash(), &k) += 1;
+        *table.upsert(k.key_hash(), &k) += 1;
+    }
+    table.remove(300u64.key_hash(), &300);
+    table.remove(500u64.key_hash(), &500);
+    *table.upsert(500u64.key_hash(), &500) = 1;
+    let expected: Vec<u64> = (0..n).step_by(100).filter(|k| *k != 300).collect();
+    assert_eq!(told(&mut table, second), expected);
+    // later ones, and from further back
+    *table.upsert(42u64.key_hash(), &42) += 1;
+    assert_eq!(told(&mut table, 2), [42]);
+    assert_eq!(told(&mut table, second).len(), expected.len() + 1);
+    assert_eq!(told(&mut table, first).len() as u64, n - 1);
 }
