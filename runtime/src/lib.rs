@@ -90,6 +90,7 @@ pub mod observe;
 pub mod prelude;
 pub mod state;
 pub mod taskmanager;
+pub mod testing;
 
 pub use cli::main;
 pub use error::{Error, Result};

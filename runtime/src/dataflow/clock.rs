@@ -16,6 +16,10 @@ impl Clock {
     pub fn manual(now_ms: i64) -> Self {
         Self(Some(Arc::new(AtomicI64::new(now_ms))))
     }
+    /// It is set by hand.
+    pub const fn is_manual(&self) -> bool {
+        self.0.is_some()
+    }
     /// Sets a manual clock; the system's clock stays as it is.
     pub fn set(&self, now_ms: i64) {
         if let Some(c) = &self.0 {

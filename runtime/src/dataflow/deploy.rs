@@ -10,6 +10,7 @@ use crate::job::alignment::AlignmentGroups;
 use crate::observe::TaskMetrics;
 use crate::state::file::ReadAt;
 use crate::state::store::Stores;
+use crate::testing::Activity;
 use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,8 @@ pub struct Environment {
     pub events: mpsc::UnboundedSender<(TaskId, TaskEvent)>,
     /// For processing-time timers.
     pub clock: Clock,
+    /// Watches the tasks for a test that wants to know when they have nothing to do.
+    pub activity: Option<Activity>,
 }
 
 /// Opens snapshot files for a restore; a file that is missing or cut off is an error.
@@ -134,7 +137,11 @@ impl RunningAttempt {
                     let _ = events.send((id, TaskEvent::Failed(e.at(format!("{name} ({})", id.subtask + 1)))));
                 }
             });
-            Running { id, is_source: t.is_source, commands, handle: handle.spawn(run), metrics: t.metrics }
+            let handle = match &env.activity {
+                None => handle.spawn(run),
+                Some(activity) => handle.spawn(activity.watch(run)),
+            };
+            Running { id, is_source: t.is_source, commands, handle, metrics: t.metrics }
         };
         Ok(Self { tasks: built.into_iter().map(start).collect(), uploader: env.uploader.clone(), alignment })
     }

@@ -16,6 +16,7 @@ use crate::job::alignment::AlignmentGroups;
 use crate::observe::TaskMetrics;
 use crate::state::file::ReadAt;
 use crate::state::store::Stores;
+use crate::testing::Shelf;
 use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
@@ -116,6 +117,8 @@ pub trait RecordType: Send + Sync {
     fn writer(&self, cx: &WriterContext, senders: Vec<AnySender>) -> Result<AnyStage>;
     /// The task that reads these channels into the chain.
     fn input_task(&self, receivers: Vec<AnyReceiver>, head: AnyStage) -> Result<Box<dyn TaskBody>>;
+    /// The end of a chain under test.
+    fn keep(&self, shelf: &Shelf, name: &str, subtask: u32) -> AnyStage;
 }
 
 /// What a writer knows about its edge.
@@ -169,6 +172,9 @@ impl<T: Data> RecordType for TypeOf<T> {
     }
     fn input_task(&self, receivers: Vec<AnyReceiver>, head: AnyStage) -> Result<Box<dyn TaskBody>> {
         Ok(Box::new(InputTask(One { gate: InputGate::new(typed(receivers)?), head: head.typed::<T>()? })))
+    }
+    fn keep(&self, shelf: &Shelf, name: &str, subtask: u32) -> AnyStage {
+        shelf.stage::<T>(name, subtask)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::exchange::Channels;
 use crate::graph::{JobGraph, LogicalGraph};
 use crate::taskmanager::upload::{StorageFiles, StorageUploader};
+use crate::testing::Activity;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -43,19 +44,22 @@ pub struct Setup {
     pub clock: Clock,
     /// Where keyed state lies.
     pub state: StateConfig,
+    /// Watches the tasks.
+    pub activity: Option<Activity>,
 }
 
 impl Setup {
     /// The first attempt, without storage, by the system's clock.
     pub fn new(parallelism: u32) -> Self {
-        Self { parallelism, attempt: 1, storage: None, clock: Clock::system(), state: StateConfig::default() }
+        let state = StateConfig::default();
+        Self { parallelism, attempt: 1, storage: None, clock: Clock::system(), state, activity: None }
     }
 }
 
 /// What [`Harness::restore`] starts from.
 pub type Snapshot = (CheckpointId, BTreeMap<TaskId, TaskSnapshot>);
 
-const MAX_PARALLELISM: u32 = 128;
+pub(crate) const MAX_PARALLELISM: u32 = 128;
 
 impl Harness {
     /// Starts the job new, on the current runtime.
@@ -136,6 +140,7 @@ impl Harness {
             files: Arc::new(StorageFiles(setup.storage.clone())),
             events: sender,
             clock: setup.clock.clone(),
+            activity: setup.activity.clone(),
         };
         let attempt = RunningAttempt::start(Arc::new(graph), plan.clone(), deployment, env).await?;
         Ok(Self { plan, spec, setup, attempt, events, next_checkpoint: 1, ended: BTreeSet::new() })
@@ -179,6 +184,18 @@ impl Harness {
             Some(event) => Ok(event),
             None => Err(Error::internal("the tasks are gone")),
         }
+    }
+
+    /// The error of a task that has failed meanwhile.
+    pub fn check(&mut self) -> Result<()> {
+        while let Ok((task, event)) = self.events.try_recv() {
+            match event {
+                TaskEvent::SourceEnded => _ = self.ended.insert(task),
+                TaskEvent::Failed(e) => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Waits until all sources have ended.

@@ -31,8 +31,8 @@ struct Running<I> {
     valve: Valve,
     /// Inputs that have not ended.
     open: Vec<bool>,
-    /// All inputs have ended, and what the chain holds back comes first.
-    draining: bool,
+    /// All inputs have ended: no element is taken while the chain holds something back.
+    draining: Option<Draining>,
     /// When the first barrier of the alignment under way arrived.
     aligning_since: Option<Instant>,
     /// The snapshot that ends tasks, acknowledged and not complete yet.
@@ -44,6 +44,15 @@ struct Running<I> {
     ready: bool,
     wakeup: Wakeup,
     timing: Timing,
+}
+
+/// What the chain holds back comes before what follows, in two steps.
+#[derive(Clone, Copy)]
+enum Draining {
+    /// Before the chain hears of the end of its input.
+    BeforeEnd,
+    /// Before the barrier behind it: an operator may have emitted what it kept into one that makes calls.
+    AfterEnd,
 }
 
 enum Wake<E> {
@@ -69,7 +78,7 @@ impl<I: Inlet> TaskBody for InputTask<I> {
             aligner: Aligner::new(channels),
             valve: Valve::new(channels),
             open: vec![true; channels],
-            draining: false,
+            draining: None,
             aligning_since: None,
             ending: None,
             dirty: false,
@@ -102,10 +111,13 @@ impl<I: Inlet> Running<I> {
                     self.timing.busy_until(now);
                 }
                 Wake::Time(now) => self.signal(&mut Signal::ProcessingTime(now))?,
-                Wake::Drained => {
-                    self.draining = false;
-                    self.signal(&mut Signal::EndOfInput)?;
-                }
+                Wake::Drained => match self.draining.take() {
+                    Some(Draining::BeforeEnd) => {
+                        self.draining = Some(Draining::AfterEnd);
+                        self.signal(&mut Signal::EndOfInput)?;
+                    }
+                    Some(Draining::AfterEnd) | None => {}
+                },
                 Wake::Element(input, element) => {
                     self.element(input, element)?;
                     elements += 1;
@@ -165,7 +177,7 @@ impl<I: Inlet> Running<I> {
                 }
                 self.ready = true;
             }
-            let next = match self.draining {
+            let next = match self.draining.is_some() {
                 // what follows is a barrier, which stays behind what is held back
                 true if self.inlet.poll_drained(cx)?.is_ready() => return Poll::Ready(Ok(Wake::Drained)),
                 true => Poll::Pending,
@@ -213,7 +225,7 @@ impl<I: Inlet> Running<I> {
             Control::EndOfInput => {
                 let was_open = std::mem::replace(&mut self.open[input], false);
                 if was_open && !self.open.contains(&true) {
-                    self.draining = true;
+                    self.draining = Some(Draining::BeforeEnd);
                 }
             }
             Control::Barrier(barrier) => {

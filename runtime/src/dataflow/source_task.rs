@@ -95,7 +95,11 @@ impl<R: SourceReader> Running<R> {
                     continue;
                 }
                 Wake::Drained => {
-                    if let Some(barrier) = self.draining.take() {
+                    // first the chain hears of the end; an operator may emit what it kept into one that makes calls, so what is
+                    // held back is waited for again
+                    if !std::mem::replace(&mut self.end_signalled, true) {
+                        self.task.out.signal(&mut Signal::EndOfInput)?;
+                    } else if let Some(barrier) = self.draining.take() {
                         self.barrier(barrier)?;
                     }
                     continue;
@@ -250,9 +254,6 @@ impl<R: SourceReader> Running<R> {
 
     fn barrier(&mut self, barrier: Barrier) -> Result<()> {
         let started = Instant::now();
-        if barrier.kind.drains() && !std::mem::replace(&mut self.end_signalled, true) {
-            self.task.out.signal(&mut Signal::EndOfInput)?;
-        }
         if barrier.kind.ends_tasks() {
             self.paused = Some(barrier.id);
         }

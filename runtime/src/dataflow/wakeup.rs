@@ -32,8 +32,11 @@ impl Wakeup {
             self.armed = None;
             return Poll::Pending;
         };
+        // whoever sets a clock wakes the task
+        let set = self.clock.is_manual() && self.clock.now_ms() >= due;
         loop {
-            if let Some((at, sleep)) = &mut self.armed
+            if !set
+                && let Some((at, sleep)) = &mut self.armed
                 && *at == due
                 && sleep.as_mut().poll(cx).is_pending()
             {

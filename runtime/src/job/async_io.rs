@@ -171,6 +171,7 @@ where
                 }
                 Released::Watermark(w) => self.out.signal(&mut Signal::Watermark(w))?,
                 Released::Idle(w) => self.out.signal(&mut Signal::Idle(w))?,
+                Released::EndOfInput => self.out.signal(&mut Signal::EndOfInput)?,
             }
         }
         self.out.check()
@@ -240,6 +241,11 @@ where
             }
             Signal::Idle(w) if !self.queue.is_empty() => {
                 self.queue.idle(*w);
+                return Ok(());
+            }
+            // an operator before this one in the chain may have emitted what it held back
+            Signal::EndOfInput if !self.queue.is_empty() => {
+                self.queue.end_of_input();
                 return Ok(());
             }
             Signal::Split(_) => return Ok(()),

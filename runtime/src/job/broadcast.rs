@@ -45,6 +45,23 @@ impl<K: Key, V: Data> BroadcastState<K, V> {
     pub fn clear(&mut self) {
         self.0 = KeyMap::default();
     }
+    /// Adds the entries of a snapshot.
+    pub(crate) fn restore(&mut self, entries: &[Bytes64]) -> Result<()> {
+        for bytes in entries {
+            let (key, value) = decode(&bytes.0).map_err(|e| {
+                let m = format!("the broadcast state in the snapshot is not one of the declared types: {e}");
+                Error::user(ErrorCode::Incompatible, m)
+            })?;
+            self.put(key, value);
+        }
+        Ok(())
+    }
+}
+
+impl<K: Key, V: Data> Default for BroadcastState<K, V> {
+    fn default() -> Self {
+        Self(KeyMap::default())
+    }
 }
 
 /// A function over a keyed stream and a broadcast one. The keyed side reads the broadcast state, the other writes it.
@@ -114,7 +131,7 @@ pub(super) struct Broadcasting<S, P: KeyedBroadcastProcessFunction> {
 
 impl<S, P: KeyedBroadcastProcessFunction> Broadcasting<S, P> {
     pub fn new(selector: S, function: P) -> Self {
-        Self { selector, function, state: BroadcastState(KeyMap::default()) }
+        Self { selector, function, state: BroadcastState::default() }
     }
 }
 
@@ -185,14 +202,7 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
         lists.insert(BROADCAST.into(), self.state.iter().map(entry).collect());
     }
     fn restore_lists(&mut self, lists: &BTreeMap<String, Vec<Bytes64>>) -> Result<()> {
-        for bytes in lists.get(BROADCAST).into_iter().flatten() {
-            let (key, value) = decode(&bytes.0).map_err(|e| {
-                let m = format!("the broadcast state in the snapshot is not one of the declared types: {e}");
-                Error::user(ErrorCode::Incompatible, m)
-            })?;
-            self.state.put(key, value);
-        }
-        Ok(())
+        self.state.restore(lists.get(BROADCAST).map_or(&[], Vec::as_slice))
     }
     fn end_of_input(&mut self, out: &mut Output<P::Out>) -> Result<()> {
         self.function.end_of_input(out)

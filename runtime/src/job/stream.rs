@@ -94,6 +94,14 @@ impl<T: Data> Stream<T> {
         }
     }
 
+    /// The node and its output that the stream comes from; none if it has several (a union).
+    pub(crate) fn origin(&self) -> Option<(usize, u16)> {
+        match self.inputs[..] {
+            [i] => Some((i.node, i.output)),
+            _ => None,
+        }
+    }
+
     /// Notes something wrong with the declaration; the job is refused with it.
     pub(super) fn mistake(&self, message: String) {
         self.graph.borrow_mut().mistakes.push(message);

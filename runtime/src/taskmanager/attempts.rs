@@ -190,6 +190,7 @@ impl Attempts {
         });
         let env = Environment {
             clock: crate::dataflow::Clock::system(),
+            activity: None,
             me,
             channels,
             data: self.data.clone(),

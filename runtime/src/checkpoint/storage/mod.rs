@@ -109,6 +109,13 @@ impl Storage {
         Self::at(url, job, false)
     }
 
+    /// Gives the memory of a storage in memory back; those who hold it still have it.
+    pub(crate) fn forget(&self) {
+        if let Some(key) = self.root.url.strip_prefix("memory:") {
+            MEMORY.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        }
+    }
+
     fn at(url: &str, job: &JobName, create: bool) -> Result<Self> {
         for part in [&job.namespace, &job.name] {
             if part.is_empty()

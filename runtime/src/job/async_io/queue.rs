@@ -23,6 +23,7 @@ enum Entry<W, R> {
     Gone,
     Watermark(i64),
     Idle(i64),
+    EndOfInput,
 }
 
 /// What may go out.
@@ -31,6 +32,7 @@ pub enum Released<W, R> {
     Result(W, R),
     Watermark(i64),
     Idle(i64),
+    EndOfInput,
 }
 
 impl<W, R> Queue<W, R> {
@@ -67,6 +69,11 @@ impl<W, R> Queue<W, R> {
     /// Appends the beginning of idleness.
     pub fn idle(&mut self, watermark: i64) {
         self.mark(Entry::Idle(watermark));
+    }
+
+    /// Appends the end of the input: what comes behind it hears of it after the last result.
+    pub fn end_of_input(&mut self) {
+        self.mark(Entry::EndOfInput);
     }
 
     fn mark(&mut self, entry: Entry<W, R>) {
@@ -110,7 +117,7 @@ impl<W, R> Queue<W, R> {
 
     /// Moves what has become free from the front to the released ones.
     fn settle(&mut self) {
-        while let Some(Entry::Gone | Entry::Done(..) | Entry::Watermark(_) | Entry::Idle(_)) = self.entries.front() {
+        while !matches!(self.entries.front(), None | Some(Entry::Waiting(_))) {
             self.first += 1;
             let mark = match self.entries.pop_front() {
                 Some(Entry::Done(w, r)) => {
@@ -119,6 +126,7 @@ impl<W, R> Queue<W, R> {
                 }
                 Some(Entry::Watermark(w)) => Released::Watermark(w),
                 Some(Entry::Idle(w)) => Released::Idle(w),
+                Some(Entry::EndOfInput) => Released::EndOfInput,
                 _ => continue,
             };
             self.released.push_back(mark);
@@ -167,6 +175,7 @@ mod tests {
             }
             Released::Watermark(w) => format!("w{w}"),
             Released::Idle(w) => format!("idle {w}"),
+            Released::EndOfInput => "end".into(),
         };
         std::iter::from_fn(|| q.release()).map(text).collect()
     }
@@ -209,6 +218,12 @@ mod tests {
         assert_eq!(drain(&mut q), ["0", "1", "w5", "2", "3"]);
         q.idle(5);
         assert_eq!(drain(&mut q), ["idle 5"], "nothing is before it");
+        q.push(4);
+        q.end_of_input();
+        let (id, _) = q.next_call().unwrap();
+        assert!(drain(&mut q).is_empty() && !q.is_empty());
+        q.complete(id, 40);
+        assert_eq!(drain(&mut q), ["4", "end"]);
     }
 
     proptest! {

@@ -106,6 +106,45 @@ fn calls_that_a_snapshot_finds_under_way_are_made_again_at_any_parallelism() {
     }
 }
 
+/// Emits all at the end of its input.
+#[derive(Default)]
+struct Kept(Vec<u64>);
+impl ProcessFunction for Kept {
+    type In = u64;
+    type Out = u64;
+    fn process(&mut self, record: u64, _: &mut Output<u64>) -> Result<()> {
+        self.0.push(record);
+        Ok(())
+    }
+    fn end_of_input(&mut self, out: &mut Output<u64>) -> Result<()> {
+        self.0.drain(..).for_each(|r| out.push(r));
+        Ok(())
+    }
+}
+
+#[test]
+fn what_an_operator_emits_at_the_end_of_its_input_is_called_for_and_what_follows_gets_the_answers() {
+    for chained in [true, false] {
+        let sink = Collect::new();
+        let to = sink.clone();
+        run(1, move |job| {
+            let numbers = job.source("numbers", Generator::new(100, |i| i));
+            let numbers = if chained { numbers } else { numbers.rebalance() };
+            let kept = numbers.process(Kept::default);
+            let called = kept.async_io("twice", AsyncOptions::unordered(5, LONG), twice).process(Kept::default);
+            let again = called.async_io("again", AsyncOptions::ordered(5, LONG), |i| async move { Ok(vec![i]) });
+            again.sink("out", to);
+        })
+        .unwrap();
+        let mut got = sink.records();
+        got.sort_unstable();
+        assert!(
+            got == (0..100).flat_map(|i| vec![i; (i % 3) as usize]).collect::<Vec<_>>(),
+            "chained {chained}: {got:?}"
+        );
+    }
+}
+
 #[test]
 fn a_call_that_never_answers_fails_the_job_or_is_left_out() {
     let never = |i: u64| async move {

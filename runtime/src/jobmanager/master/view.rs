@@ -8,8 +8,8 @@ use crate::jobmanager::lifecycle::Lifecycle;
 use crate::jobmanager::registry::Registry;
 use std::collections::BTreeMap;
 use weir_api::config::JobConfig;
-use weir_api::ids::Attempt;
-use weir_api::rest::WeirStatus;
+use weir_api::ids::{Attempt, CheckpointId};
+use weir_api::rest::{OperationInfo, WeirStatus};
 use weir_api::status::{JobState, TaskState};
 
 impl Master {
@@ -50,6 +50,15 @@ impl Master {
         let completed = stats.latest_completed.as_ref().map_or(0, |c| c.id.0);
         let failed = stats.latest_failed.as_ref().filter(|f| f.id.0 > completed && !f.kind.is_savepoint());
         failed.and_then(|f| f.failure.clone()).unwrap_or_default()
+    }
+
+    /// Checkpoints from this number on begin later.
+    pub fn next_checkpoint(&self) -> CheckpointId {
+        self.coordinator.next_checkpoint()
+    }
+    /// What was asked for under this trigger id.
+    pub fn operation(&self, trigger_id: &str) -> Option<&OperationInfo> {
+        self.operations.get(trigger_id)
     }
 
     pub fn all_tasks_running(&self) -> bool {
