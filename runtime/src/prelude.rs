@@ -6,7 +6,8 @@ pub use crate::error::{Error, Result};
 pub use crate::format_str;
 pub use crate::job::window::{Global, Session, Sliding, TimeWindow, Tumbling};
 pub use crate::job::{
-    Job, KeyedProcessFunction, KeyedStream, ProcessFunction, RuntimeContext, Stream, Timer, Timers, WatermarkStrategy,
+    AsyncOptions, BroadcastState, Job, KeyedBroadcastProcessFunction, KeyedCoProcessFunction, KeyedProcessFunction,
+    KeyedStream, ProcessFunction, RuntimeContext, Stream, Timer, Timers, WatermarkStrategy,
 };
 pub use crate::state::{
     AggregateFunction, AggregatingState, KeyRef, KeyedTable, ListState, MapState, ReducingState, StateTtl, TtlUpdate,

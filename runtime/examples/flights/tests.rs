@@ -4,7 +4,6 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::path::Path;
-use weir::dataflow::harness::Harness;
 
 const INPUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/flights/flights-2013.csv.zst");
 const HOUR_MS: i64 = 3_600_000;
@@ -87,12 +86,7 @@ fn run(parallelism: u32) -> (BTreeMap<Key, (u64, u64, Option<f64>)>, usize, u64)
         repeat: 1,
         skip_bad_records: false,
     };
-    let mut job = Job::default();
-    flights(&mut job, &args).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        Harness::start(job.into_graph(), parallelism).await.unwrap().finish().await.unwrap();
-    });
+    weir::testing::run(parallelism, move |job| flights(job, &args).unwrap()).unwrap();
     let rows: Vec<Row> = lines(&folder.path().join("windows/hours"));
     let number = rows.len();
     let last = rows

@@ -80,8 +80,7 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir::connectors::Collect;
-    use weir::dataflow::harness::Harness;
+    use weir::testing::OperatorHarness;
 
     const MINUTE: i64 = 60_000;
 
@@ -89,16 +88,18 @@ mod tests {
     fn clicks_half_an_hour_apart_are_in_two_visits() {
         // minute, visitor, page; the third line bridges what were two visits so far
         let lines = [(10, "ann", "/"), (65, "ann", "/buy"), (36, "ann", "/shoes"), (66, "bob", "/"), (96, "ann", "/")];
-        let click = move |i: u64| {
-            let (minute, visitor, page) = lines[i as usize];
-            Click { at_ms: minute * MINUTE, visitor: visitor.into(), page: page.into() }
+        let click = |(minute, visitor, page): (i64, &str, &str)| Click {
+            at_ms: minute * MINUTE,
+            visitor: visitor.into(),
+            page: page.into(),
         };
-        let out = Collect::new();
-        let mut job = Job::default();
-        visits(&job.source("clicks", Generator::new(lines.len() as u64, click))).sink("out", out.clone());
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        runtime.block_on(async { Harness::start(job.into_graph(), 1).await.unwrap().finish().await.unwrap() });
-        let mut found = out.records();
+        let mut h = OperatorHarness::new(|clicks: Stream<Click>| visits(&clicks)).unwrap();
+        h.push_all(lines.map(click)).unwrap();
+        // event time is a minute behind the last click, which began a second visit 31 minutes after the first
+        let mut found = h.output().unwrap();
+        assert_eq!(found.len(), 1);
+        h.finish().unwrap();
+        found.extend(h.output().unwrap());
         found.sort_by_key(|v| (v.visitor.clone(), v.from_ms));
         let visit = |visitor: &str, from: i64, to: i64, clicks, entry: &str, exit: &str| Visit {
             visitor: visitor.into(),

@@ -103,7 +103,6 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
     use weir::connectors::{Collect, random};
-    use weir::dataflow::harness::Harness;
 
     const COUNT: u64 = 5_000;
 
@@ -141,12 +140,11 @@ mod tests {
     fn the_top_items_of_every_minute_are_those_that_a_naive_count_gives() {
         for parallelism in [1, 2] {
             let out = Collect::new();
-            let mut job = Job::default();
-            top(&job.source("views", Generator::new(COUNT, view)), 3).sink("out", out.clone());
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                Harness::start(job.into_graph(), parallelism).await.unwrap().finish().await.unwrap()
-            });
+            let to = out.clone();
+            let declare = move |job: &mut Job| {
+                top(&job.source("views", Generator::new(COUNT, view)), 3).sink("out", to.clone());
+            };
+            weir::testing::run(parallelism, declare).unwrap();
             let mut found = out.records();
             found.sort_by_key(|r| (r.until_ms, r.rank));
             assert_eq!(found, naive(3), "at parallelism {parallelism}");

@@ -4,7 +4,7 @@ use crate::checkpoint::handles::SnapshotKind;
 use crate::connectors::{Collect, Generator};
 use crate::dataflow::Output;
 use crate::error::{ErrorCode, ErrorDomain, Result};
-use crate::job::{Job, KeyedProcessFunction, ProcessFunction, RuntimeContext};
+use crate::job::{Job, KeyedProcessFunction, ProcessFunction, RuntimeContext, WatermarkStrategy};
 use crate::state::{KeyRef, KeyedTable, ListState, ValueState};
 
 const N: u64 = 20_000;
@@ -53,6 +53,24 @@ fn broadcast_gives_each_record_to_every_subtask() {
     })
     .unwrap();
     assert_eq!(sorted(&sink), (0..100).flat_map(|i| [i; 3]).collect::<Vec<u64>>());
+}
+
+#[test]
+fn records_of_a_key_keep_their_order_behind_a_source_of_another_parallelism() {
+    let sink = Collect::new();
+    let to = sink.clone();
+    run(3, move |job| {
+        let strategy = WatermarkStrategy::monotonous().timestamps(|i: &u64| *i as i64);
+        let numbers = job.source("numbers", Generator::new(N, |i| i)).parallelism(1).watermarks(strategy);
+        let backwards = numbers.key_by_value(|i| i % 7).process("order", |last: &mut u64, i: u64, out| {
+            if std::mem::replace(last, i) > i {
+                out.push(i);
+            }
+        });
+        backwards.sink("out", to);
+    })
+    .unwrap();
+    assert!(sink.is_empty(), "{:?}", sink.records());
 }
 
 #[test]

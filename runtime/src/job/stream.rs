@@ -85,6 +85,19 @@ impl<T: Data> Stream<T> {
         self.add(kind, Arc::new(TransformFactory { make, types: PhantomData::<fn(T) -> U> }))
     }
 
+    /// Gives an operator that only looks at records the parallelism of the one before it: another one would deal the records
+    /// out anew, and those of a key would lose their order.
+    fn beside<U: Data>(&self, stream: Stream<U>) -> Stream<U> {
+        let of = |i: &Input| (i.partition == Partition::Forward).then(|| self.graph.borrow().nodes[i.node].parallelism);
+        let mut all = self.inputs.iter().map(of);
+        if let Some(Some(first)) = all.next()
+            && all.all(|other| other == Some(first))
+        {
+            stream.last(|n| n.parallelism = first);
+        }
+        stream
+    }
+
     /// Changes the operator that was added last.
     pub(super) fn last(&self, change: impl FnOnce(&mut Node)) {
         if let [i] = self.inputs[..]
@@ -171,7 +184,8 @@ impl<T: Data> Stream<T> {
         &self,
         strategy: WatermarkStrategy<G, A>,
     ) -> Self {
-        self.add("watermarks", Arc::new(WatermarkFactory { strategy, records: PhantomData::<fn(T)> }))
+        let stream = self.add("watermarks", Arc::new(WatermarkFactory { strategy, records: PhantomData::<fn(T)> }));
+        self.beside(stream)
     }
 
     /// The side output with this tag of the operator that was added last.
@@ -249,7 +263,7 @@ impl<T: Data> Stream<T> {
 
     fn keyed<S: KeySelector<T>>(&self, selector: S) -> KeyedStream<T, S> {
         let make = selector.clone();
-        let stream: Self = self.transform("key_by", move |_| Ok(KeyBy(make.clone())));
+        let stream: Self = self.beside(self.transform("key_by", move |_| Ok(KeyBy(make.clone()))));
         stream.last(|n| n.output_type = Some(TypeOf::keyed(selector.rehash())));
         KeyedStream { stream: stream.partitioned(Partition::Hash), selector }
     }

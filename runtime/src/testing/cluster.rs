@@ -135,7 +135,7 @@ impl ClusterOptions {
 /// input.end();
 /// cluster.finish()?;
 /// assert_eq!(counts.records(), [("to".into(), 1), ("to".into(), 2)]);
-/// # weir::Result::Ok(())
+/// # Ok::<(), weir::Error>(())
 /// ```
 pub struct Cluster {
     options: ClusterOptions,
@@ -547,7 +547,7 @@ fn graph_of(declare: &dyn Fn(&mut Job), max_parallelism: u32) -> Result<Arc<Logi
 ///     job.source("numbers", weir::testing::records([1u64, 2, 3])).map(|n| 2 * n).sink("out", sink.clone());
 /// })?;
 /// assert_eq!(doubled.records(), [2, 4, 6]);
-/// # weir::Result::Ok(())
+/// # Ok::<(), weir::Error>(())
 /// ```
 pub fn run(parallelism: u32, declare: impl Fn(&mut Job) + 'static) -> Result<()> {
     ClusterOptions::new(parallelism).no_restart().start(declare)?.finish()

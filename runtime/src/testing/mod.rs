@@ -55,7 +55,7 @@
 //! silent.watermark(90_000)?;
 //! assert_eq!(silent.timed_output()?, [("ann".into(), Some(90_000))]);
 //! assert!(silent.state("silent", ValueState::<Str, i64>::new("since"))?.is_empty());
-//! # weir::Result::Ok(())
+//! # Ok::<(), weir::Error>(())
 //! ```
 mod activity;
 mod cluster;

@@ -352,7 +352,7 @@ impl<U> Drop for Operators<U> {
 /// assert_eq!(counting.output()?, [("to".into(), 3)]);
 /// let state = counting.state("count", ValueState::<Str, u64>::new("value"))?;
 /// assert_eq!(state.get(&KeyRef::of(&"to".into())), Some(&3));
-/// # weir::Result::Ok(())
+/// # Ok::<(), weir::Error>(())
 /// ```
 pub struct OperatorHarness<T, U> {
     input: TestSource<T>,
@@ -376,7 +376,7 @@ pub struct OperatorHarness<T, U> {
 /// join.push2_at((7, 12), 600)?;
 /// join.push2_at((7, 13), 1101)?;
 /// assert_eq!(join.timed_output()?, [(("book".into(), 12), Some(600))]);
-/// # weir::Result::Ok(())
+/// # Ok::<(), weir::Error>(())
 /// ```
 pub struct TwoInputHarness<A, B, U> {
     inputs: (TestSource<A>, TestSource<B>),
