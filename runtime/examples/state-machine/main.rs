@@ -133,7 +133,7 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
     use weir::connectors::Collect;
-    use weir::testing::{ClusterOptions, OperatorHarness};
+    use weir::testing::{Cluster, OperatorHarness, TestSource};
 
     #[test]
     fn what_a_state_does_not_allow_is_an_alert_and_changes_nothing() {
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn the_alerts_are_those_of_a_naive_run_also_when_tasks_fail_and_the_job_is_rescaled() {
-        const COUNT: u64 = 60_000;
+        const COUNT: u64 = 30_000;
         let mut states = HashMap::<u64, State>::new();
         let mut expected = Vec::new();
         for Event { device, did } in (0..COUNT).map(event) {
@@ -164,18 +164,21 @@ mod tests {
                 None => expected.push(Alert { device, state: *state, did }),
             }
         }
-        assert!(expected.len() > 20, "{}", expected.len());
-        let out = Collect::new();
-        let to = out.clone();
-        let mut cluster = ClusterOptions::new(1)
-            .start(move |job| {
-                let events = job.source("events", Generator::new(COUNT, event).rate(200_000.0)).parallelism(1);
-                alerts(&events).sink("out", to.clone());
-            })
-            .unwrap();
+        assert!(expected.len() > 10, "{}", expected.len());
+        let (events, out) = (TestSource::new(), Collect::new());
+        let (from, to) = (events.clone(), out.clone());
+        let mut cluster = Cluster::of(1, move |job| {
+            alerts(&job.source("events", from.clone())).sink("out", to.clone());
+        })
+        .unwrap();
+        (0..COUNT / 2).for_each(|i| events.push(event(i)));
+        events.wait_until_read().unwrap();
         cluster.checkpoint().unwrap();
+        (COUNT / 2..COUNT).for_each(|i| events.push(event(i)));
         cluster.fail_task("machine", 0).unwrap();
+        cluster.checkpoint().unwrap();
         cluster.restart(3).unwrap();
+        events.end();
         cluster.finish().unwrap();
         let mut found = out.records();
         found.sort();

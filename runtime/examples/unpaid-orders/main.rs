@@ -214,30 +214,41 @@ mod tests {
     #[test]
     fn each_unpaid_order_is_reported_once_whatever_was_killed() {
         use weir::connectors::{Collect, random};
-        use weir::testing::ClusterOptions;
-        const ORDERS: u64 = 5_000;
-        let name = |i: u64| format_str!("o-{i}");
+        use weir::testing::{ClusterOptions, TestSource};
         let placed = |i: u64| (i * 1_000) as i64 - (random(1, i) % 50_000) as i64;
+        let (orders, payments, out) = (TestSource::new(), TestSource::new(), Collect::new());
         // every third order is never paid, every fifth too late
-        let paid = move |i: u64| Some(placed(i) + if i % 5 == 0 { TERM + 1 } else { 60_000 }).filter(|_| i % 3 > 0);
-        let out = Collect::new();
-        let to = out.clone();
+        let feed = |range: std::ops::Range<u64>| {
+            for i in range {
+                let name = format!("o-{i}");
+                orders.push(order(placed(i), &name));
+                if !i.is_multiple_of(3) {
+                    let after = if i.is_multiple_of(5) { TERM + 1 } else { 60_000 };
+                    payments.push(payment(placed(i) + after, &name));
+                }
+            }
+        };
+        let (from, and, to) = (orders.clone(), payments.clone(), out.clone());
         let declare = move |job: &mut Job| {
-            let order = move |i| Order { at_ms: placed(i), order: name(i), customer: "ann".into() };
-            let payment = move |i| Payment { at_ms: paid(i).unwrap_or_default(), order: name(i), cents: 1 };
-            let orders = job.source("orders", Generator::new(ORDERS, order).rate(20_000.0));
-            let payments = job.source("payments", Generator::new(ORDERS, payment).rate(20_000.0));
-            let payments = payments.filter(|p| p.at_ms != 0);
+            let (orders, payments) = (job.source("orders", from.clone()), job.source("payments", and.clone()));
             unpaid(&orders, &payments, Duration::from_millis(TERM as u64)).sink("out", to.clone());
         };
         let mut cluster = ClusterOptions::new(2).taskmanagers(2).start(declare).unwrap();
+        feed(0..2_000);
+        orders.wait_until_read().unwrap();
         cluster.checkpoint().unwrap();
+        feed(2_000..3_000);
         cluster.kill_taskmanager(1).unwrap();
-        cluster.running().unwrap();
+        cluster.checkpoint().unwrap();
+        cluster.restart(1).unwrap();
+        feed(3_000..4_000);
+        orders.end();
+        payments.end();
         cluster.finish().unwrap();
         let mut found: Vec<Str> = names(out.records());
         found.sort();
-        let mut expected: Vec<Str> = (0..ORDERS).filter(|i| i % 3 == 0 || i % 5 == 0).map(name).collect();
+        let unpaid = |i: &u64| i.is_multiple_of(3) || i.is_multiple_of(5);
+        let mut expected: Vec<Str> = (0..4_000).filter(unpaid).map(|i| format_str!("o-{i}")).collect();
         expected.sort();
         assert!(found == expected, "{} of {}", found.len(), expected.len());
     }
