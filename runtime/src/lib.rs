@@ -32,6 +32,23 @@
 //! `wordcount local --input book.txt --parallelism 2` runs it here; `examples/flights` shows a keyed job with state, an
 //! exactly-once sink and its Kubernetes manifest.
 //!
+//! # Where to find what
+//! Each of these has an example that runs:
+//!
+//! | to | see |
+//! |---|---|
+//! | keep state per key, and set timers | [`KeyedProcessFunction`](job::KeyedProcessFunction); short forms: [`KeyedStream::process`](job::KeyedStream::process), [`reduce`](job::KeyedStream::reduce) |
+//! | let state expire | [`StateTtl`](state::StateTtl) |
+//! | say what event time is | [`WatermarkStrategy`](job::WatermarkStrategy) |
+//! | count by windows, with late records | [`job::window`] |
+//! | bring two streams together | [`KeyedCoProcessFunction`](job::KeyedCoProcessFunction), [`interval_join`](job::KeyedStream::interval_join), [`job::window`] |
+//! | give rules to all subtasks | [`KeyedBroadcastProcessFunction`](job::KeyedBroadcastProcessFunction), without keys [`BroadcastProcessFunction`](job::BroadcastProcessFunction) |
+//! | ask other systems | [`Stream::async_io`](job::Stream::async_io) |
+//! | test all of it | [`testing`] |
+//!
+//! `examples/` has whole jobs: word count, sessionization, top N, unpaid orders, broadcast rules, asynchronous enrichment, a
+//! state machine, and flights.
+//!
 //! # The life of a record
 //! 1. A [reader](connectors::source::SourceReader) fills a [`Batch`](dataflow::Batch) of about 1,024 records; the source's
 //!    [task](dataflow::source_task) asks it for the next one when the chain behind is ready.

@@ -6,8 +6,9 @@ pub use crate::error::{Error, Result};
 pub use crate::format_str;
 pub use crate::job::window::{Global, Session, Sliding, TimeWindow, Tumbling};
 pub use crate::job::{
-    AsyncOptions, BroadcastState, Job, KeyedBroadcastProcessFunction, KeyedCoProcessFunction, KeyedProcessFunction,
-    KeyedStream, ProcessFunction, RuntimeContext, Stream, Timer, Timers, WatermarkStrategy,
+    AnyListState, AsyncOptions, BroadcastProcessFunction, BroadcastState, Job, KeyedBroadcastProcessFunction,
+    KeyedCoProcessFunction, KeyedProcessFunction, KeyedStream, OperatorListState, ProcessFunction, RuntimeContext,
+    Stream, Timer, Timers, WatermarkStrategy,
 };
 pub use crate::state::{
     AggregateFunction, AggregatingState, KeyRef, KeyedTable, ListState, MapState, ReducingState, StateTtl, TtlUpdate,

@@ -27,6 +27,31 @@ pub enum DecodeError {
 ///
 /// `encode` then `decode` gives an equal value. The encoding has no type tags: the reader must know the [`Type`], which
 /// snapshots carry beside the data. Integers are little-endian and of fixed width; lengths are LEB128 varints.
+///
+/// ```
+/// use weir::prelude::*;
+///
+/// #[derive(Clone, Record)]
+/// struct Click {
+///     at_ms: i64,
+///     page: Str,
+/// }
+/// ```
+/// A field whose type has no schema is refused where the record is declared:
+/// ```compile_fail,E0277
+/// use weir::prelude::*;
+///
+/// #[derive(Clone, Record)]
+/// struct Click {
+///     at: std::time::Instant, // means nothing to another process
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be part of a record or a state: it has no schema",
+    label = "no schema can be derived with this type",
+    note = "for a type of your own: #[derive(Clone, Record)], or #[derive(Clone, State)]; for one of another crate: keep what \
+            describes it (for a time: `i64` ms since the Unix epoch; for a string that is short: `Str`), or wrap it and implement `weir::data::Data`"
+)]
 pub trait Data: Clone + Send + Sync + 'static {
     /// Appends the encoding of `self`.
     fn encode(&self, out: &mut Vec<u8>);
@@ -55,6 +80,26 @@ pub trait Data: Clone + Send + Sync + 'static {
 ///
 /// The hash decides the key group, so it must never change for a given value: implementations use only [`hash_u64`],
 /// [`hash_bytes`] and [`hash_combine`].
+///
+/// A record is not a key by itself, as an order of fields that changes would send its state elsewhere:
+/// ```compile_fail,E0277
+/// use weir::prelude::*;
+///
+/// #[derive(Clone, PartialEq, Eq, Record)] // and Key
+/// struct Route {
+///     from: Str,
+///     to: Str,
+/// }
+///
+/// fn keyed(routes: Stream<Route>) {
+///     routes.key_by(|route| route);
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a key: nothing says how it is hashed the same for ever",
+    label = "not a key",
+    note = "for a type of your own: #[derive(Clone, PartialEq, Eq, Record, Key)]; floating-point numbers are no keys: round them to an integer"
+)]
 pub trait Key: Data + Eq {
     fn key_hash(&self) -> u64;
     /// The same as `==`, for use where a record meets its state: short strings are compared without a call.

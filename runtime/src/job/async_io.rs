@@ -64,6 +64,25 @@ impl<T: Data> Stream<T> {
     /// Makes a call for each record, on the data runtime, and emits what it returns, with the record's event time. `name` is
     /// the operator's identity in snapshots, which hold the records whose results are not out yet: their calls are made
     /// again after a restore, so a call may be made more than once.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use weir::prelude::*;
+    /// # use weir::testing::OperatorHarness;
+    /// async fn ask(id: u64) -> anyhow::Result<Str> {
+    ///     tokio::time::sleep(Duration::from_millis(1)).await; // a database, say
+    ///     Ok(format_str!("customer {id}"))
+    /// }
+    ///
+    /// let mut h = OperatorHarness::new(|ids: Stream<u64>| {
+    ///     let options = AsyncOptions::ordered(100, Duration::from_secs(5)).retry(2, Duration::from_millis(100));
+    ///     ids.async_io("names", options, |id| async move { Ok(vec![(id, ask(id).await?)]) })
+    /// })?;
+    /// h.push_all([1, 2])?;
+    /// h.wait_for_output(2)?;
+    /// assert_eq!(h.output()?, [(1, "customer 1".into()), (2, "customer 2".into())]);
+    /// # Ok::<(), weir::Error>(())
+    /// ```
     pub fn async_io<U: Data, F, C>(&self, name: impl Into<String>, options: AsyncOptions, call: F) -> Stream<U>
     where
         F: Fn(T) -> C + Send + Sync + 'static,

@@ -3,14 +3,14 @@ use super::co_stages::CoOperator;
 use super::connect::rows;
 use super::function::{KeySelector, RuntimeContext};
 use super::keyed_stages::check_timers;
+use super::list_state::AnyListState;
 use super::stored::{want, want_due};
 use super::timers::{Timer, Timers};
 use crate::checkpoint::handles::{BROADCAST, Bytes64};
-use crate::data::{Data, Key};
+use crate::data::{Data, DecodeError, Key};
 use crate::dataflow::{AnySideOutput, Batch, Output};
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::Result;
 use crate::state::{KeyMap, KeyRef, KeyedTable};
-use std::collections::BTreeMap;
 
 /// The map that a function with a broadcast input keeps, the same in each of its subtasks: they see the same broadcast
 /// records, so they must do the same with them. Each subtask's snapshot holds it; at another parallelism, new subtasks get
@@ -45,13 +45,25 @@ impl<K: Key, V: Data> BroadcastState<K, V> {
     pub fn clear(&mut self) {
         self.0 = KeyMap::default();
     }
-    /// Adds the entries of a snapshot.
-    pub(crate) fn restore(&mut self, entries: &[Bytes64]) -> Result<()> {
-        for bytes in entries {
-            let (key, value) = decode(&bytes.0).map_err(|e| {
-                let m = format!("the broadcast state in the snapshot is not one of the declared types: {e}");
-                Error::user(ErrorCode::Incompatible, m)
-            })?;
+}
+
+impl<K: Key, V: Data> AnyListState for BroadcastState<K, V> {
+    fn name(&self) -> &str {
+        BROADCAST
+    }
+    fn snapshot(&self) -> Vec<Bytes64> {
+        let entry = |(k, v): (&K, &V)| {
+            let mut bytes = Vec::new();
+            k.encode(&mut bytes);
+            v.encode(&mut bytes);
+            Bytes64(bytes)
+        };
+        self.iter().map(entry).collect()
+    }
+    fn restore(&mut self, elements: &[Bytes64]) -> Result<(), DecodeError> {
+        self.clear();
+        for bytes in elements {
+            let (key, value) = decode(&bytes.0)?;
             self.put(key, value);
         }
         Ok(())
@@ -65,6 +77,52 @@ impl<K: Key, V: Data> Default for BroadcastState<K, V> {
 }
 
 /// A function over a keyed stream and a broadcast one. The keyed side reads the broadcast state, the other writes it.
+///
+/// Prices by a currency's rate, which may change:
+/// ```
+/// use weir::prelude::*;
+/// use weir::testing::TwoInputHarness;
+///
+/// struct Convert;
+///
+/// impl KeyedBroadcastProcessFunction for Convert {
+///     type Key = u64;
+///     type In = (u64, Str, u64); // customer, currency, price
+///     type Broadcast = (Str, u64);
+///     type Out = (u64, u64);
+///     type BroadcastKey = Str;
+///     type BroadcastValue = u64;
+///     fn process(
+///         &mut self,
+///         _: &KeyRef<'_, u64>,
+///         price: &Self::In,
+///         rates: &BroadcastState<Str, u64>,
+///         out: &mut Output<(u64, u64)>,
+///     ) -> Result<()> {
+///         if let Some(rate) = rates.get(&price.1) {
+///             out.push((price.0, price.2 * rate));
+///         }
+///         Ok(())
+///     }
+///     fn process_broadcast(
+///         &mut self,
+///         rate: &(Str, u64),
+///         rates: &mut BroadcastState<Str, u64>,
+///         _: &mut Output<(u64, u64)>,
+///     ) -> Result<()> {
+///         rates.put(rate.0.clone(), rate.1);
+///         Ok(())
+///     }
+/// }
+///
+/// let mut h = TwoInputHarness::with_parallelism(3, |prices: Stream<(u64, Str, u64)>, rates: Stream<(Str, u64)>| {
+///     prices.key_by(|p| &p.0).connect_broadcast(&rates).process_function("convert", || Convert)
+/// })?;
+/// h.push2(("yen".into(), 6))?;
+/// h.push1((1, "yen".into(), 100))?;
+/// assert_eq!(h.output()?, [(1, 600)]);
+/// # Ok::<(), weir::Error>(())
+/// ```
 pub trait KeyedBroadcastProcessFunction: Send + 'static {
     type Key: Key;
     type In: Data;
@@ -79,6 +137,10 @@ pub trait KeyedBroadcastProcessFunction: Send + 'static {
     }
     /// All side outputs, each with a name of its own.
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        Vec::new()
+    }
+    /// All operator list states, each with a name of its own; restored before `open`.
+    fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
         Vec::new()
     }
     /// Before the first record; the states are restored already.
@@ -150,6 +212,11 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
         self.function.side_outputs()
     }
+    fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
+        let mut all = self.function.list_states();
+        all.push(&mut self.state);
+        all
+    }
     fn open(&mut self, cx: &RuntimeContext) -> Result<()> {
         let timers = self.function.timers().map(|t| t.opened(cx));
         check_timers(timers, self.function.states())?;
@@ -192,18 +259,6 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
         }
         Ok(())
     }
-    fn snapshot_lists(&mut self, lists: &mut BTreeMap<String, Vec<Bytes64>>) {
-        let entry = |(k, v): (&P::BroadcastKey, &P::BroadcastValue)| {
-            let mut bytes = Vec::new();
-            k.encode(&mut bytes);
-            v.encode(&mut bytes);
-            Bytes64(bytes)
-        };
-        lists.insert(BROADCAST.into(), self.state.iter().map(entry).collect());
-    }
-    fn restore_lists(&mut self, lists: &BTreeMap<String, Vec<Bytes64>>) -> Result<()> {
-        self.state.restore(lists.get(BROADCAST).map_or(&[], Vec::as_slice))
-    }
     fn end_of_input(&mut self, out: &mut Output<P::Out>) -> Result<()> {
         self.function.end_of_input(out)
     }
@@ -212,7 +267,7 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
     }
 }
 
-fn decode<K: Data, V: Data>(mut bytes: &[u8]) -> Result<(K, V), crate::data::DecodeError> {
+fn decode<K: Data, V: Data>(mut bytes: &[u8]) -> Result<(K, V), DecodeError> {
     let entry = (K::decode(&mut bytes)?, V::decode(&mut bytes)?);
-    if bytes.is_empty() { Ok(entry) } else { Err(crate::data::DecodeError::Invalid("bytes are left over")) }
+    if bytes.is_empty() { Ok(entry) } else { Err(DecodeError::Invalid("bytes are left over")) }
 }

@@ -1,11 +1,11 @@
 //! Stages of keyed operators with two inputs: shared state, watermarks of both, restore and snapshot.
 use super::function::RuntimeContext;
 use super::keyed_stages::TtlClock;
+use super::list_state::{self, AnyListState};
 use super::stages::{
     check_sides, connect_sides, drain_sides, next_timer, output, poll_sides, runtime_context, signal_sides,
 };
 use super::stored::{open_states, settle};
-use crate::checkpoint::handles::Bytes64;
 use crate::data::{Data, Key};
 use crate::dataflow::factory::{AnyReceiver, AnyStage, BuildContext, Consumers, NodeFactory, two_input_task};
 use crate::dataflow::inlet::TwoInputStage;
@@ -52,11 +52,9 @@ pub trait CoOperator<A, B>: Send + 'static {
     fn on_processing_time(&mut self, _now: i64, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
     }
-    /// Adds its list states to the snapshot, by name.
-    fn snapshot_lists(&mut self, _lists: &mut BTreeMap<String, Vec<Bytes64>>) {}
-    /// Takes its list states back; not called when the operator starts new.
-    fn restore_lists(&mut self, _lists: &BTreeMap<String, Vec<Bytes64>>) -> Result<()> {
-        Ok(())
+    /// Operator list states, a broadcast state among them.
+    fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
+        Vec::new()
     }
     fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
@@ -128,7 +126,7 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
                 let frozen = self.operator.states().into_iter().map(|s| s.freeze()).collect();
                 parts.keyed.insert(self.name.clone(), frozen);
                 let mut lists = BTreeMap::new();
-                self.operator.snapshot_lists(&mut lists);
+                list_state::snapshot(self.operator.list_states(), &mut lists);
                 if !lists.is_empty() {
                     parts.lists.entry(self.name.clone()).or_default().extend(lists);
                 }
@@ -170,8 +168,8 @@ impl<A: Data, B: Data, O: CoOperator<A, B>, M: Fn() -> O + Send + Sync> NodeFact
     ) -> Result<Box<dyn TaskBody>> {
         let mut operator = (self.make)();
         let stored = open_states(cx, O::PREPARES, &mut operator.states())?;
-        if let Some(restore) = cx.restore {
-            operator.restore_lists(&restore.lists).map_err(|e| e.at(cx.operator))?;
+        if cx.restore.is_some() {
+            list_state::restore(cx.operator, operator.list_states(), cx.restore)?;
         }
         let ttl = TtlClock::start(&cx.clock, operator.states());
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;

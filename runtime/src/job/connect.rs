@@ -4,6 +4,7 @@ use super::co_stages::{CoFactory, CoOperator};
 use super::function::{KeySelector, RuntimeContext};
 use super::keyed::KeyedStream;
 use super::keyed_stages::check_timers;
+use super::list_state::AnyListState;
 use super::stored::{want, want_due};
 use super::stream::Stream;
 use super::timers::{Timer, Timers};
@@ -19,6 +20,45 @@ use std::sync::Arc;
 /// A function over two keyed streams whose records with equal keys share its state.
 ///
 /// Records come in their order within each stream; between the streams there is none.
+///
+/// Each word is let through once it was allowed:
+/// ```
+/// use weir::prelude::*;
+/// use weir::testing::TwoInputHarness;
+///
+/// struct Gate(ValueState<Str, bool>);
+///
+/// impl KeyedCoProcessFunction for Gate {
+///     type Key = Str;
+///     type In1 = Str;
+///     type In2 = Str;
+///     type Out = Str;
+///     fn states(&mut self) -> Vec<&mut dyn KeyedTable<Str>> {
+///         vec![&mut self.0]
+///     }
+///     fn process1(&mut self, key: &KeyRef<'_, Str>, word: &Str, out: &mut Output<Str>) -> Result<()> {
+///         if self.0.get(key).is_some() {
+///             out.push(word.clone());
+///         }
+///         Ok(())
+///     }
+///     fn process2(&mut self, key: &KeyRef<'_, Str>, _: &Str, _: &mut Output<Str>) -> Result<()> {
+///         self.0.update(key, true);
+///         Ok(())
+///     }
+/// }
+///
+/// let mut h = TwoInputHarness::new(|words: Stream<Str>, allowed: Stream<Str>| {
+///     let (words, allowed) = (words.key_by(|w| w), allowed.key_by(|w| w));
+///     words.connect(&allowed).process_function("gate", || Gate(ValueState::new("allowed")))
+/// })?;
+/// h.push1("a".into())?;
+/// h.push2("a".into())?;
+/// h.push1("a".into())?;
+/// h.push1("b".into())?;
+/// assert_eq!(h.output()?, ["a"]);
+/// # Ok::<(), weir::Error>(())
+/// ```
 pub trait KeyedCoProcessFunction: Send + 'static {
     type Key: Key;
     type In1: Data;
@@ -28,6 +68,10 @@ pub trait KeyedCoProcessFunction: Send + 'static {
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>>;
     /// All side outputs, each with a name of its own.
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        Vec::new()
+    }
+    /// All operator list states, each with a name of its own; restored before `open`.
+    fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
         Vec::new()
     }
     /// Before the first record; the states are restored already.
@@ -119,14 +163,12 @@ impl<A: Data, SA: KeySelector<A>, B: Data> BroadcastConnectedStream<A, SA, B> {
         P: KeyedBroadcastProcessFunction<Key = SA::Key, In = A, Broadcast = B>,
     {
         let selector = self.first.selector.clone();
-        let stream = add(name, &self.first.stream, &self.second, move || Broadcasting::new(selector.clone(), make()));
-        stream.last(|n| n.has_lists = true);
-        stream
+        add(name, &self.first.stream, &self.second, move || Broadcasting::new(selector.clone(), make()))
     }
 }
 
 /// Adds an operator with two inputs.
-fn add<A: Data, B: Data, O: CoOperator<A, B>>(
+pub(super) fn add<A: Data, B: Data, O: CoOperator<A, B>>(
     name: impl Into<String>,
     first: &Stream<A>,
     second: &Stream<B>,
@@ -134,12 +176,14 @@ fn add<A: Data, B: Data, O: CoOperator<A, B>>(
 ) -> Stream<O::Out> {
     let mut sample = make();
     let states = sample.states().iter_mut().map(|s| s.descriptor().clone()).collect();
+    let has_lists = !sample.list_states().is_empty();
     let sides = sample.side_outputs().iter().map(|s| (s.name(), s.record_type())).collect();
     let stream = first.add("connected", Arc::new(CoFactory { make, inputs: PhantomData::<fn(A, B)> }));
     stream.last(|n| {
         n.inputs.extend(second.inputs.iter().map(|i| crate::graph::Input { port: 1, ..*i }));
         n.second_input_type = Some(TypeOf::<B>::shared());
         n.states = states;
+        n.has_lists = has_lists;
         n.side_outputs = sides;
     });
     stream.name(name)
@@ -172,6 +216,9 @@ where
     }
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
         self.function.side_outputs()
+    }
+    fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
+        self.function.list_states()
     }
     fn open(&mut self, cx: &RuntimeContext) -> Result<()> {
         let timers = self.function.timers().map(|t| t.opened(cx));

@@ -60,12 +60,68 @@ pub trait ProcessFunction: Send + 'static {
 ///
 /// The function owns its states as fields and lists them in [`Self::states`], which is how they are restored before `open`
 /// and put into snapshots.
+///
+/// What was said last about each key, after five seconds of silence:
+/// ```
+/// use weir::prelude::*;
+/// use weir::testing::OperatorHarness;
+///
+/// struct Last {
+///     last: ValueState<Str, (i64, u64)>,
+///     timers: Timers<Str>,
+/// }
+///
+/// impl KeyedProcessFunction for Last {
+///     type Key = Str;
+///     type In = (Str, u64);
+///     type Out = (Str, u64);
+///     fn states(&mut self) -> Vec<&mut dyn KeyedTable<Str>> {
+///         vec![&mut self.last, &mut self.timers]
+///     }
+///     fn timers(&mut self) -> Option<&mut Timers<Str>> {
+///         Some(&mut self.timers)
+///     }
+///     fn process(&mut self, key: &KeyRef<'_, Str>, said: &(Str, u64), _: &mut Output<(Str, u64)>) -> Result<()> {
+///         let due = self.timers.processing_time() + 5_000;
+///         if let Some((old, _)) = self.last.get(key) {
+///             self.timers.delete_processing_time(key, *old);
+///         }
+///         self.last.update(key, (due, said.1));
+///         self.timers.register_processing_time(key, due);
+///         Ok(())
+///     }
+///     fn on_timer(&mut self, key: &KeyRef<'_, Str>, _: &Timer, out: &mut Output<(Str, u64)>) -> Result<()> {
+///         if let Some(&(_, said)) = self.last.get(key) {
+///             out.push((key.key.clone(), said));
+///         }
+///         self.last.clear(key);
+///         Ok(())
+///     }
+/// }
+///
+/// let mut h = OperatorHarness::new(|said: Stream<(Str, u64)>| {
+///     let make = || Last { last: ValueState::new("last"), timers: Timers::new("timers") };
+///     said.key_by(|s| &s.0).process_function("last", make)
+/// })?;
+/// h.push(("ann".into(), 1))?;
+/// h.set_processing_time(4_000)?;
+/// h.push(("ann".into(), 2))?;
+/// h.set_processing_time(5_000)?;
+/// assert!(h.output()?.is_empty());
+/// h.set_processing_time(9_000)?;
+/// assert_eq!(h.output()?, [("ann".into(), 2)]);
+/// # Ok::<(), weir::Error>(())
+/// ```
 pub trait KeyedProcessFunction: Send + 'static {
     type Key: Key;
     type In: Data;
     type Out: Data;
     /// All keyed states, each with a name of its own.
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>>;
+    /// What belongs to a subtask and to no key: operator list states, each with a name of its own; restored before `open`.
+    fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
+        Vec::new()
+    }
     /// Before the first record; the states are restored already.
     fn open(&mut self, _cx: &RuntimeContext) -> Result<()> {
         Ok(())

@@ -27,6 +27,21 @@ impl<A: Data, SA: KeySelector<A>> KeyedStream<A, SA> {
     ///
     /// A record waits in the state until event time says that no partner can come any more. One that is late itself (behind
     /// the watermark) is dropped and counted.
+    ///
+    /// ```
+    /// # use weir::prelude::*;
+    /// # use weir::testing::TwoInputHarness;
+    /// // clicks within a second after the advertisement was shown
+    /// let mut h = TwoInputHarness::new(|shown: Stream<(u64, Str)>, clicks: Stream<u64>| {
+    ///     let join = shown.key_by(|s| &s.0).interval_join(&clicks.key_by(|visitor| visitor), 0, 1_000);
+    ///     join.process("clicked", |shown, _, out| out.push(shown.clone()))
+    /// })?;
+    /// h.push1_at((7, "shoes".into()), 100)?;
+    /// h.push2_at(7, 1_100)?;
+    /// h.push2_at(7, 1_101)?;
+    /// assert_eq!(h.timed_output()?, [((7, "shoes".into()), Some(1_100))]);
+    /// # Ok::<(), weir::Error>(())
+    /// ```
     pub fn interval_join<B: Data, SB: KeySelector<B, Key = SA::Key>>(
         &self,
         other: &KeyedStream<B, SB>,

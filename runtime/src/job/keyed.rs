@@ -60,10 +60,12 @@ impl<T: Data, S: KeySelector<T>> KeyedStream<T, S> {
     ) -> Stream<O::Out> {
         let mut sample = make();
         let states = sample.states().iter_mut().map(|s| s.descriptor().clone()).collect();
+        let has_lists = !sample.list_states().is_empty();
         let sides = sample.side_outputs().iter().map(|s| (s.name(), s.record_type())).collect();
         let stream = self.stream.add("keyed", Arc::new(KeyedFactory { make, input: PhantomData::<fn(T)> }));
         stream.last(|n| {
             n.states = states;
+            n.has_lists = has_lists;
             n.side_outputs = sides;
         });
         stream.name(name)

@@ -1,5 +1,6 @@
 //! Stages of keyed operators: reduce, one value per key, functions with any states; restore and snapshot of their states.
 use super::function::{KeySelector, KeyedProcessFunction, RuntimeContext};
+use super::list_state::{self, AnyListState};
 use super::stages::{
     check_sides, connect_sides, drain_sides, next_timer, output, poll_sides, runtime_context, signal_sides,
 };
@@ -11,6 +12,7 @@ use crate::dataflow::{AnySideOutput, Batch, Clock, Output, Signal, Stage};
 use crate::error::{Error, ErrorCode, Result};
 use crate::state::table::Single;
 use crate::state::{KeyRef, KeyedTable, ValueState};
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::task::{Context, Poll, ready};
 
@@ -28,6 +30,10 @@ pub trait KeyedOperator<T>: Send + 'static {
         Ok(())
     }
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>>;
+    /// Operator list states.
+    fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
+        Vec::new()
+    }
     fn open(&mut self, _cx: &RuntimeContext) -> Result<()> {
         Ok(())
     }
@@ -256,6 +262,9 @@ where
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<P::Key>> {
         self.function.states()
     }
+    fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
+        self.function.list_states()
+    }
     fn open(&mut self, cx: &RuntimeContext) -> Result<()> {
         let timers = self.function.timers().map(|t| t.opened(cx));
         check_timers(timers, self.function.states())?;
@@ -388,6 +397,11 @@ impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
             Signal::Barrier { parts, .. } => {
                 let frozen = self.operator.states().into_iter().map(|s| s.freeze()).collect();
                 parts.keyed.insert(self.name.clone(), frozen);
+                let mut lists = BTreeMap::new();
+                list_state::snapshot(self.operator.list_states(), &mut lists);
+                if !lists.is_empty() {
+                    parts.lists.entry(self.name.clone()).or_default().extend(lists);
+                }
             }
             _ => {}
         }
@@ -418,6 +432,7 @@ impl<T: Data, O: KeyedOperator<T>, M: Fn() -> O + Send + Sync> NodeFactory for K
     fn stage(&self, cx: &BuildContext<'_>, mut next: Consumers) -> Result<AnyStage> {
         let mut operator = (self.make)();
         let stored = open_states(cx, O::PREPARES, &mut operator.states())?;
+        list_state::restore(cx.operator, operator.list_states(), cx.restore)?;
         let ttl = TtlClock::start(&cx.clock, operator.states());
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
         connect_sides(operator.side_outputs(), &mut next)?;

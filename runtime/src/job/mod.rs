@@ -2,6 +2,7 @@
 pub mod alignment;
 mod async_io;
 mod broadcast;
+mod broadcast_plain;
 mod co_stages;
 mod connect;
 mod function;
@@ -18,6 +19,7 @@ pub mod window;
 
 pub use async_io::AsyncOptions;
 pub use broadcast::{BroadcastState, KeyedBroadcastProcessFunction};
+pub use broadcast_plain::{BroadcastConnectedPlain, BroadcastProcessFunction};
 pub use connect::{BroadcastConnectedStream, ConnectedStreams, KeyedCoProcessFunction};
 pub use function::{KeySelector, KeyedProcessFunction, ProcessFunction, RuntimeContext};
 pub use interval_join::IntervalJoin;
@@ -27,3 +29,6 @@ pub use stream::{Job, Stream};
 pub use timers::{Due, TimeDomain, Timer, Timers};
 pub use watermarks::{GeneratorFactory, TimestampAssigner, WatermarkGenerator, WatermarkStrategy};
 pub use window::{CountWindowedStream, WindowedStream};
+
+#[cfg(test)]
+mod bad_input_tests;

@@ -15,6 +15,41 @@ use std::time::Duration;
 ///
 /// It is part of the state's type in snapshots: a state with it does not restore from one without, nor the other way round.
 /// `ttl`, `update` and `visibility` may change between a snapshot and its restore.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use weir::prelude::*;
+/// # use weir::testing::OperatorHarness;
+/// /// Lets through what was not there within the last minute.
+/// struct Distinct(ValueState<Str, ()>);
+///
+/// impl KeyedProcessFunction for Distinct {
+///     type Key = Str;
+///     type In = Str;
+///     type Out = Str;
+///     fn states(&mut self) -> Vec<&mut dyn KeyedTable<Str>> {
+///         vec![&mut self.0]
+///     }
+///     fn process(&mut self, key: &KeyRef<'_, Str>, word: &Str, out: &mut Output<Str>) -> Result<()> {
+///         if self.0.get(key).is_none() {
+///             self.0.update(key, ());
+///             out.push(word.clone());
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let mut h = OperatorHarness::new(|words: Stream<Str>| {
+///     let ttl = StateTtl::new(Duration::from_secs(60));
+///     words.key_by(|w| w).process_function("distinct", move || Distinct(ValueState::with_ttl("seen", ttl)))
+/// })?;
+/// h.push_all(["a".into(), "a".into(), "b".into()])?;
+/// assert_eq!(h.output()?, ["a", "b"]);
+/// h.set_processing_time(60_000)?;
+/// h.push("a".into())?;
+/// assert_eq!(h.output()?, ["a"]);
+/// # Ok::<(), weir::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StateTtl {
     /// To the millisecond.

@@ -276,7 +276,10 @@ impl<U: Data> Operators<U> {
     pub fn broadcast_state<K: Key, V: Data>(&mut self, operator: &str) -> Result<BroadcastState<K, V>> {
         let entries = self.lists(operator, crate::checkpoint::handles::BROADCAST)?;
         let mut state = BroadcastState::default();
-        state.restore(&entries)?;
+        state.restore(&entries).map_err(|e| {
+            let m = format!("{operator}: the broadcast state has entries of another type: {e}");
+            Error::user(ErrorCode::Incompatible, m)
+        })?;
         Ok(state)
     }
 

@@ -14,6 +14,33 @@
 //! A window fires when the watermark reaches its last millisecond, and, within the allowed lateness, again for each record
 //! that comes later, with all that was accumulated. What comes later still goes to the side output for late records.
 //!
+//! Ten milliseconds, and five more for late ones:
+//! ```
+//! # use std::time::Duration;
+//! # use weir::prelude::*;
+//! # use weir::testing::OperatorHarness;
+//! const LATE: OutputTag<(Str, u64)> = OutputTag::new("late");
+//! let mut h = OperatorHarness::new(|fares: Stream<(Str, u64)>| {
+//!     fares
+//!         .key_by(|fare| &fare.0)
+//!         .window(Tumbling::of(Duration::from_millis(10)))
+//!         .allowed_lateness(Duration::from_millis(5))
+//!         .late_output(LATE)
+//!         .reduce_with("fares", |sum, fare| sum.1 += fare.1, |taxi, window, sum, out| {
+//!             out.push((taxi.clone(), window.start, sum.1));
+//!         })
+//! })?;
+//! h.push_at(("t1".into(), 7), 3)?;
+//! h.watermark(9)?;
+//! assert_eq!(h.output()?, [("t1".into(), 0, 7)]);
+//! h.push_at(("t1".into(), 1), 8)?; // late, and counted
+//! assert_eq!(h.output()?, [("t1".into(), 0, 8)]);
+//! h.watermark(14)?;
+//! h.push_at(("t1".into(), 2), 8)?; // too late
+//! assert_eq!(h.side_output(LATE)?, [("t1".into(), 2)]);
+//! # Ok::<(), weir::Error>(())
+//! ```
+//!
 //! Windows over two keyed streams are the same windows with the records of both:
 //! [`KeyedStream::join`](crate::job::KeyedStream::join) and [`KeyedStream::co_group`](crate::job::KeyedStream::co_group).
 //!

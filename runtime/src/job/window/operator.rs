@@ -205,7 +205,7 @@ where
             return Err(Error::user(
                 ErrorCode::Graph,
                 format!(
-                    "{}: windows of event time need records with timestamps: call assign_timestamps on a stream before, or use windows of processing_time()",
+                    "{}: windows of event time need records with timestamps: declare event time with Stream::watermarks before, or use windows of processing_time()",
                     self.name
                 ),
             ));
