@@ -29,6 +29,3 @@ pub use stream::{Job, Stream};
 pub use timers::{Due, TimeDomain, Timer, Timers};
 pub use watermarks::{GeneratorFactory, TimestampAssigner, WatermarkGenerator, WatermarkStrategy};
 pub use window::{CountWindowedStream, WindowedStream};
-
-#[cfg(test)]
-mod bad_input_tests;

@@ -1,11 +1,10 @@
-//! What a user's functions may do wrong, and what comes of it: the documented policy or a clear error, never a hang.
-use super::*;
-use crate::dataflow::{Output, OutputTag};
-use crate::error::{ErrorCode, Result};
-use crate::job::window::Tumbling;
-use crate::state::{KeyRef, KeyedTable};
-use crate::testing::OperatorHarness;
+//! What a user's functions may do wrong, and what comes of it: the documented policy or a clear error, never a hang. And list
+//! states beside keyed ones.
 use std::time::Duration;
+use weir::error::ErrorCode;
+use weir::job::WatermarkGenerator;
+use weir::prelude::*;
+use weir::testing::OperatorHarness;
 
 /// Registers a timer for the time that the record says, in the domain that it says; emits what has fired.
 struct Past {
@@ -135,4 +134,46 @@ fn a_call_without_a_timeout_to_speak_of_may_take_as_long_as_it_likes() {
     .unwrap();
     let e = h.push(7).and_then(|()| h.finish()).unwrap_err();
     assert!(e.message.contains("never") && e.message.contains("no answer within 0ns"), "{e}");
+}
+
+/// Counts all records of its subtask, beside those of each key.
+struct Both {
+    of_key: ValueState<u64, u64>,
+    of_subtask: OperatorListState<u64>,
+}
+impl KeyedProcessFunction for Both {
+    type Key = u64;
+    type In = u64;
+    type Out = (u64, u64);
+    fn states(&mut self) -> Vec<&mut dyn KeyedTable<u64>> {
+        vec![&mut self.of_key]
+    }
+    fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
+        vec![&mut self.of_subtask]
+    }
+    fn process(&mut self, key: &KeyRef<'_, u64>, _: &u64, out: &mut Output<(u64, u64)>) -> Result<()> {
+        let of_key = self.of_key.get_mut_or_default(key);
+        *of_key += 1;
+        let all = self.of_subtask.take().into_iter().sum::<u64>() + 1;
+        self.of_subtask.add(all);
+        out.push((*of_key, all));
+        Ok(())
+    }
+}
+
+#[test]
+fn keyed_functions_have_list_states_too() {
+    let mut h = OperatorHarness::with_parallelism(3, |s: Stream<u64>| {
+        let make = || Both { of_key: ValueState::new("of key"), of_subtask: OperatorListState::split("of subtask") };
+        s.key_by(|i| i).process_function("both", make)
+    })
+    .unwrap();
+    h.push_all((0..30).map(|i| i % 10)).unwrap();
+    let lists = h.list_state("both", OperatorListState::<u64>::split("of subtask")).unwrap();
+    assert_eq!(lists.iter().sum::<u64>(), 30);
+    let snapshot = h.snapshot().unwrap();
+    h.output().unwrap();
+    let mut h = h.restore(&snapshot, 1).unwrap();
+    h.push(7).unwrap();
+    assert_eq!(h.output().unwrap(), [(4, 31)]);
 }
