@@ -107,7 +107,8 @@ fn naive_sessions() -> BTreeSet<Row> {
     rows.map(|r| row(&r[0].0, &TimeWindow { start: r[0].2, end: r[r.len() - 1].2 + GAP }, r)).collect()
 }
 
-fn check(seed: u64, sinks: &Sinks) {
+/// The number of late records: none where watermarks have hardly come on between the kills.
+fn check(seed: u64, sinks: &Sinks) -> usize {
     let mut last: BTreeMap<(u64, i64), Vec<u64>> = BTreeMap::new();
     let mut rows = sinks.windows.records();
     rows.sort_by_key(|r| (r.0, r.1, r.3.len()));
@@ -128,10 +129,10 @@ fn check(seed: u64, sinks: &Sinks) {
     seen.sort_unstable();
     assert_eq!(seen.len() as u64, RECORDS, "seed {seed}");
     assert!((0..).zip(&seen).all(|(n, s)| n == *s), "seed {seed}: a record is missing, or there twice");
-    assert!(!late.is_empty(), "the input has late records");
     let sessions = sinks.sessions.records();
     assert_eq!(sessions.len(), naive_sessions().len(), "seed {seed}");
     assert_eq!(BTreeSet::from_iter(sessions), naive_sessions(), "seed {seed}");
+    late.len()
 }
 
 /// `WEIR_SEEDS=200` runs more.
@@ -139,8 +140,10 @@ fn check(seed: u64, sinks: &Sinks) {
 fn each_record_is_in_one_window_or_late_once_whatever_was_killed() {
     let seeds = std::env::var("WEIR_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut late = 0;
     for seed in 0..seeds {
         let sinks = runtime.block_on(run(seed, 1 + seed % 4));
-        check(seed, &sinks);
+        late += check(seed, &sinks);
     }
+    assert!(late > 0, "the input has late records");
 }
