@@ -7,7 +7,7 @@ use serde_json::json;
 use weir_tests::cluster::Cluster;
 use weir_tests::job::{FlightsJob, JOB_MANAGER, TASK_MANAGER};
 
-use crate::env::{Env, LONG, SOON, VERY_SLOW};
+use crate::env::{Env, SOON, VERY_SLOW};
 
 /// The control plane notices after 16 s that a node is lost, and moves its pods 2 s later.
 const MOVED: Duration = Duration::from_secs(120);
@@ -77,14 +77,6 @@ fn moved(env: &Env, job: &FlightsJob<'_>, lost: &str, attempt: i64, begun: Insta
     job.check_so_far(env.expected()?).map(drop)
 }
 
-/// Takes the brake off and waits for the end.
-fn hurried(env: &Env, job: &mut FlightsJob<'_>) -> Result<()> {
-    job.set_args(None, 1, "out");
-    job.apply()?;
-    env.note(job.finish(env.expected()?, LONG)?.to_string());
-    Ok(())
-}
-
 pub fn node_of_the_whole_job_is_cut_off(env: &Env) -> Result<()> {
     let nodes = Nodes::of(env.cluster())?;
     let lost = nodes.names[1].clone();
@@ -100,7 +92,7 @@ pub fn node_of_the_whole_job_is_cut_off(env: &Env) -> Result<()> {
     job.wait_ready(SOON)?;
     job.wait_output(SOON)?;
     job.check_so_far(env.expected()?)?;
-    hurried(env, &mut job)
+    env.hurried(&mut job)
 }
 
 pub fn node_of_a_taskmanager_is_stopped(env: &Env) -> Result<()> {
@@ -125,7 +117,7 @@ pub fn node_of_a_taskmanager_is_stopped(env: &Env) -> Result<()> {
     ensure!(job.pod(JOB_MANAGER)? == jobmanager, "the jobmanager is the same");
     nodes.start()?;
     job.wait_ready(SOON)?;
-    hurried(env, &mut job)
+    env.hurried(&mut job)
 }
 
 pub fn node_is_cut_off_in_the_middle_of_an_upgrade(env: &Env) -> Result<()> {
@@ -155,5 +147,5 @@ pub fn node_is_cut_off_in_the_middle_of_an_upgrade(env: &Env) -> Result<()> {
     nodes.heal(&lost)?;
     job.wait_ready(SOON)?;
     job.check_so_far(env.expected()?)?;
-    hurried(env, &mut job)
+    env.hurried(&mut job)
 }

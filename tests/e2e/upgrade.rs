@@ -10,7 +10,7 @@ use serde_json::json;
 use weir_tests::job::{FlightsJob, JOB_MANAGER, TASK_MANAGER};
 use weir_tests::oracle::{self, Order, OutputWatch};
 
-use crate::env::{Env, LONG, NAMED, RATE, SLOW, SOON};
+use crate::env::{Env, LONG, NAMED, RATE, SLOW, SOON, VERY_SLOW};
 
 pub fn savepoint_with_changed_argument(env: &Env) -> Result<()> {
     let mut job = env.running(RATE)?;
@@ -143,13 +143,13 @@ pub fn ignored_change_touches_nothing(env: &Env) -> Result<()> {
 }
 
 pub fn ready_never_means_the_old_generation(env: &Env) -> Result<()> {
-    let mut job = env.job(RATE)?;
+    let mut job = env.job(VERY_SLOW)?;
     for step in 0..4 {
         match step {
             0 => {}
             1 => job.spec()["restartNonce"] = json!(1),
             2 => job.spec()["parallelism"] = json!(1),
-            _ => job.set_rate(RATE + 1)?,
+            _ => job.set_rate(VERY_SLOW + 1)?,
         }
         let generation = job.apply()?;
         job.wait_ready(SOON)?;
@@ -166,8 +166,7 @@ pub fn ready_never_means_the_old_generation(env: &Env) -> Result<()> {
         );
         ensure!(status["parallelism"] == runs["parallelism"], "{status}");
     }
-    env.note(job.finish(env.expected()?, LONG)?.to_string());
-    Ok(())
+    env.hurried(&mut job)
 }
 
 pub fn savepoint_fails_and_the_old_job_runs_on(env: &Env) -> Result<()> {

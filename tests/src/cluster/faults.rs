@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{Cluster, OPERATOR_NAMESPACE, Provider};
+use crate::poll::wait_for;
 use crate::suite::CannotRun;
 
 /// The annotation on a `StreamJob` that makes the operator abort right after it stored the named step, once. Obeyed only by an
@@ -16,6 +17,10 @@ pub const CRASH_AT: &str = "weir.dev/crash-at";
 pub const CRASH_INJECTION: (&str, &str) = ("testing.crashInjection", "true");
 
 const OPERATOR_SELECTOR: &str = "app.kubernetes.io/name=weir-operator";
+
+/// How long the status of a pod may lag behind what runs.
+const KNOWN: Duration = Duration::from_secs(30);
+const OFTEN: Duration = Duration::from_millis(50);
 
 /// One run of one container of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,15 +49,18 @@ impl Cluster {
     /// Where the process of a job's pod runs that works: of its two containers one stands by, and says so in the last line of its log.
     pub fn working_container(&self, namespace: &str, pod: &str) -> Result<Container> {
         let kubectl = self.kubectl()?;
-        let object = kubectl.get(namespace, "pod", pod)?;
-        for name in ["weir", "weir-standby"] {
-            let Some(found) = find_container(&object, name) else { continue };
-            let last = kubectl.run(&["-n", namespace, "logs", pod, "-c", name, "--tail=1"])?;
-            if !last.contains("\"standing by\"") {
-                return Ok(found);
+        // the kubelet says that a container runs a moment after its process is heard of
+        wait_for(&format!("a container of pod {pod} in {namespace} that works"), KNOWN, OFTEN, || {
+            let object = kubectl.get(namespace, "pod", pod)?;
+            for name in ["weir", "weir-standby"] {
+                let Some(found) = find_container(&object, name) else { continue };
+                let last = kubectl.run(&["-n", namespace, "logs", pod, "-c", name, "--tail=1"])?;
+                if !last.contains("\"standing by\"") {
+                    return Ok(Some(found));
+                }
             }
-        }
-        bail!("pod {pod} in {namespace} has no running container that works")
+            Ok(None)
+        })
     }
 
     /// SIGKILLs a container's first process, as the kernel's OOM killer does.
