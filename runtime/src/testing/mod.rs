@@ -62,7 +62,6 @@ mod cluster;
 mod folder;
 mod input;
 mod keep;
-pub mod kills;
 mod members;
 mod operator;
 
