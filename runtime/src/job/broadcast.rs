@@ -227,13 +227,8 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
         rows(batch, selector, out, |key, record, out| function.process(key, record, state, out))
     }
     fn run2(&mut self, batch: &mut Batch<P::Broadcast>, out: &mut Output<P::Out>) -> Result<()> {
-        for (i, record) in batch.records.iter().enumerate() {
-            if let Some(&t) = batch.timestamps.get(i) {
-                out.set_timestamp(t);
-            }
-            self.function.process_broadcast(record, &mut self.state, out)?;
-        }
-        Ok(())
+        let Self { function, state, .. } = self;
+        broadcast_rows(batch, out, |record, out| function.process_broadcast(record, state, out))
     }
     fn on_watermark(&mut self, watermark: i64, out: &mut Output<P::Out>) -> Result<()> {
         let Some(timers) = self.function.timers() else { return Ok(()) };
@@ -265,6 +260,21 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
     fn close(&mut self) -> Result<()> {
         self.function.close()
     }
+}
+
+/// Calls `f` for each record of a broadcast batch, with the record's timestamp on the output.
+pub(super) fn broadcast_rows<T: Data, U: Data>(
+    batch: &Batch<T>,
+    out: &mut Output<U>,
+    mut f: impl FnMut(&T, &mut Output<U>) -> Result<()>,
+) -> Result<()> {
+    for (i, record) in batch.records.iter().enumerate() {
+        if let Some(&t) = batch.timestamps.get(i) {
+            out.set_timestamp(t);
+        }
+        f(record, out)?;
+    }
+    Ok(())
 }
 
 fn decode<K: Data, V: Data>(mut bytes: &[u8]) -> Result<(K, V), DecodeError> {

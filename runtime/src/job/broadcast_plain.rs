@@ -1,5 +1,5 @@
 //! A stream without keys with a broadcast one: as [`KeyedBroadcastProcessFunction`](super::KeyedBroadcastProcessFunction), without keyed state and timers.
-use super::broadcast::BroadcastState;
+use super::broadcast::{BroadcastState, broadcast_rows};
 use super::co_stages::CoOperator;
 use super::connect::add;
 use super::function::RuntimeContext;
@@ -159,13 +159,8 @@ impl<P: BroadcastProcessFunction> CoOperator<P::In, P::Broadcast> for Plain<P> {
         })
     }
     fn run2(&mut self, batch: &mut Batch<P::Broadcast>, out: &mut Output<P::Out>) -> Result<()> {
-        for (i, record) in batch.records.iter().enumerate() {
-            if let Some(&t) = batch.timestamps.get(i) {
-                out.set_timestamp(t);
-            }
-            self.function.process_broadcast(record, &mut self.state, out)?;
-        }
-        Ok(())
+        let Self { function, state } = self;
+        broadcast_rows(batch, out, |record, out| function.process_broadcast(record, state, out))
     }
     fn end_of_input(&mut self, out: &mut Output<P::Out>) -> Result<()> {
         self.function.end_of_input(out)

@@ -75,6 +75,13 @@ pub use activity::Activity;
 #[doc(hidden)]
 pub use keep::Shelf;
 
+/// How many seeds a randomized test of this repository tries: `WEIR_SEEDS`, else its own number.
+#[doc(hidden)]
+pub fn seeds(own: u64) -> u64 {
+    let given = std::env::var("WEIR_SEEDS").ok().map(|n| n.parse());
+    given.map_or(own, |n| n.unwrap_or_else(|e| panic!("WEIR_SEEDS is no number of seeds: {e}")))
+}
+
 #[cfg(test)]
 mod cluster_tests;
 #[cfg(test)]

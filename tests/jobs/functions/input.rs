@@ -2,6 +2,8 @@
 
 /// Key, number, event time in ms.
 pub type Rec = (u64, u64, i64);
+/// Key, start and end of the window, the numbers in it.
+pub type Row = (u64, i64, i64, Vec<u64>);
 
 pub const KEYS: u64 = 30;
 pub const RULES: u64 = 100;

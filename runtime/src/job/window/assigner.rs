@@ -70,18 +70,6 @@ impl Tumbling {
     pub fn of(size: Duration) -> Self {
         Self(Aligned::new(ms(size), ms(size), 0), TimeDomain::EventTime)
     }
-    /// Windows begin so much after multiples of the size: `Tumbling::of(day).offset(5 * hour)` for days that begin at 5:00.
-    #[must_use]
-    pub fn offset(mut self, offset: Duration) -> Self {
-        self.0.offset = offset_ms(offset).rem_euclid(self.0.slide);
-        self
-    }
-    /// Goes by the wall clock instead of event time.
-    #[must_use]
-    pub fn processing_time(mut self) -> Self {
-        self.1 = TimeDomain::ProcessingTime;
-        self
-    }
 }
 
 /// Windows of one size that begin every `slide`: each record is in `size / slide` of them.
@@ -92,18 +80,6 @@ impl Sliding {
     /// Size and slide in whole ms, at least 1. A slide above the size leaves gaps, whose records are in no window.
     pub fn of(size: Duration, slide: Duration) -> Self {
         Self(Aligned::new(ms(size), ms(slide), 0), TimeDomain::EventTime)
-    }
-    /// Windows begin so much after multiples of the slide.
-    #[must_use]
-    pub fn offset(mut self, offset: Duration) -> Self {
-        self.0.offset = offset_ms(offset).rem_euclid(self.0.slide);
-        self
-    }
-    /// Goes by the wall clock instead of event time.
-    #[must_use]
-    pub fn processing_time(mut self) -> Self {
-        self.1 = TimeDomain::ProcessingTime;
-        self
     }
 }
 
@@ -116,13 +92,36 @@ impl Session {
     pub fn with_gap(gap: Duration) -> Self {
         Self(ms(gap), TimeDomain::EventTime)
     }
-    /// Goes by the wall clock instead of event time.
-    #[must_use]
-    pub fn processing_time(mut self) -> Self {
-        self.1 = TimeDomain::ProcessingTime;
-        self
-    }
 }
+
+macro_rules! offset {
+    ($($assigner:ty),+) => {$(
+        impl $assigner {
+            /// Windows begin so much after multiples of the slide, which is the size of tumbling ones:
+            /// `Tumbling::of(day).offset(5 * hour)` for days that begin at 5:00.
+            #[must_use]
+            pub fn offset(mut self, offset: Duration) -> Self {
+                self.0.offset = offset_ms(offset).rem_euclid(self.0.slide);
+                self
+            }
+        }
+    )+};
+}
+offset!(Tumbling, Sliding);
+
+macro_rules! processing_time {
+    ($($assigner:ty),+) => {$(
+        impl $assigner {
+            /// Goes by the wall clock instead of event time.
+            #[must_use]
+            pub fn processing_time(mut self) -> Self {
+                self.1 = TimeDomain::ProcessingTime;
+                self
+            }
+        }
+    )+};
+}
+processing_time!(Tumbling, Sliding, Session);
 
 /// One window for all time. It fires at the end of the input, or when a trigger says so.
 #[derive(Debug, Clone, Copy, Default)]

@@ -246,8 +246,7 @@ fn contents(subtasks: &mut [Subtask]) -> BTreeMap<Str, String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(
-        std::env::var("WEIR_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(12)))]
+    #![proptest_config(ProptestConfig::with_cases(crate::testing::seeds(12) as u32))]
     /// The tables hold everything, some of it, or nothing between batches.
     #[test]
     fn a_store_says_what_a_table_would(steps in steps(), objects in prop_oneof![Just(0), Just(4000), Just(1 << 30)]) {

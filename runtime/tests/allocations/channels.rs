@@ -1,33 +1,10 @@
-//! In the steady state a channel allocates nothing: batches, frame buffers and read chunks go round.
-use std::alloc::{GlobalAlloc, Layout, System};
+//! A channel: batches, frame buffers and read chunks go round.
+use super::counting::allocations_here;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use weir::data::Str;
 use weir::dataflow::{BATCH_RECORDS, Batch};
 use weir::exchange::{ChannelId, Channels, Element, Exchange, Identity, PeerAddress, Receiver, Sender};
 use weir_api::ids::Attempt;
-
-struct Counting;
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: hands everything to the system allocator
-#[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(at, layout) }
-    }
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        unsafe { System.realloc(at, layout, size) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 type Order = (Str, i64);
 const CHANNEL: ChannelId = ChannelId { edge: 0, producer: 0, consumer: 0 };
@@ -61,9 +38,9 @@ async fn steady(mut tx: Sender<Order>, mut rx: Receiver<Order>) -> u64 {
     for _ in 0..2 {
         tokio::join!(produce(&mut tx, 500), consume(&mut rx, 500));
     }
-    let before = ALLOCATIONS.load(Relaxed);
+    let before = allocations_here();
     tokio::join!(produce(&mut tx, 500), consume(&mut rx, 500));
-    ALLOCATIONS.load(Relaxed) - before
+    allocations_here() - before
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! In the steady state windows allocate nothing: a new pane takes the room of one that was dropped.
-use std::alloc::{GlobalAlloc, Layout, System};
+//! Windows: a new pane takes the room of one that was dropped.
+use super::counting::allocations_here;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -7,28 +7,6 @@ use weir::connectors::{Blackhole, Generator};
 use weir::dataflow::harness::Harness;
 use weir::job::window::Tumbling;
 use weir::job::{Job, WatermarkStrategy};
-
-struct Counting;
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: hands everything to the system allocator
-#[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(at, layout) }
-    }
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        unsafe { System.realloc(at, layout, size) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 const RECORDS: u64 = 600_000;
 const WARM: u64 = 200_000;
@@ -41,8 +19,8 @@ fn windows_come_and_go_without_allocations() {
     // 100 records a ms, in windows of 500 ms: 50,000 records and nearly all keys in each
     let record = move |i: u64| {
         match i {
-            WARM => w.store(ALLOCATIONS.load(Relaxed), Relaxed),
-            i if i == RECORDS - 1 => l.store(ALLOCATIONS.load(Relaxed), Relaxed),
+            WARM => w.store(allocations_here(), Relaxed),
+            i if i == RECORDS - 1 => l.store(allocations_here(), Relaxed),
             _ => {}
         }
         (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % KEYS, i)
