@@ -82,8 +82,10 @@
 //!    back.
 //! 4. Keyed operators hear of it before it is handed on: due [timers](job::Timers) fire, windows close. What they emit carries
 //!    the time that it belongs to.
-//! 5. `i64::MAX` ends event time when the input has ended or the job is drained. Watermarks are not part of snapshots: after
-//!    a restore event time begins anew with the first records.
+//! 5. `i64::MAX` ends event time when the input has ended or the job is drained; then functions hear of the
+//!    [end](job::ProcessFunction::end_of_input), those with two inputs of the end of
+//!    [each](job::KeyedCoProcessFunction::end_of_input1). Watermarks are not part of snapshots: after a restore event time
+//!    begins anew with the first records.
 //!
 //! # The life of a key
 //! Its 64-bit hash never changes. The top bits choose one of `max_parallelism` [key groups](mod@graph::key_group); a range of

@@ -143,6 +143,9 @@ pub const PENDING: &str = "weir.pending";
 
 /// Name of the list state that holds a broadcast state: the same in every subtask, and copied to new ones.
 pub const BROADCAST: &str = "weir.broadcast";
+/// Name of the list state that says of which inputs an operator was told the end: one byte, a bit for each. At another
+/// parallelism, only what all subtasks were told counts.
+pub const ENDED: &str = "weir.ended";
 /// Beginning of the names of list states of which every subtask gets all elements of all subtasks.
 pub const UNION: &str = "weir.union.";
 

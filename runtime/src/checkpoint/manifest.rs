@@ -1,6 +1,6 @@
 //! The manifest of a checkpoint or savepoint: what it holds, of which job, and which files. Published last.
 use super::envelope;
-use super::handles::{KeyedHandle, OperatorSubtaskState, SnapshotKind, StateDescriptor, TaskSnapshot};
+use super::handles::{ENDED, KeyedHandle, OperatorSubtaskState, SnapshotKind, StateDescriptor, TaskSnapshot};
 use super::storage::{Storage, is_absolute};
 use crate::data::HASH_VERSION;
 use crate::dataflow::task::TaskId;
@@ -133,7 +133,12 @@ pub struct OperatorManifest {
 impl OperatorManifest {
     /// Holds something that a restore would lose without the operator.
     pub fn holds_state(&self) -> bool {
-        self.subtasks.iter().any(|s| s.keyed.iter().any(|k| k.entries > 0) || s.lists.values().any(|l| !l.is_empty()))
+        self.holds_lists() || self.subtasks.iter().any(|s| s.keyed.iter().any(|k| k.entries > 0))
+    }
+    /// Some list has elements. That an input has ended is no state of an operator's own.
+    pub fn holds_lists(&self) -> bool {
+        let lists = self.subtasks.iter().flat_map(|s| &s.lists);
+        lists.filter(|(name, _)| *name != ENDED).any(|(_, elements)| !elements.is_empty())
     }
     /// Entries in keyed state.
     pub fn entries(&self) -> u64 {

@@ -171,7 +171,7 @@ impl<T: Data> RecordType for TypeOf<T> {
         Ok(AnyStage::new::<T>(Box::new(writer)))
     }
     fn input_task(&self, receivers: Vec<AnyReceiver>, head: AnyStage) -> Result<Box<dyn TaskBody>> {
-        Ok(Box::new(InputTask(One { gate: InputGate::new(typed(receivers)?), head: head.typed::<T>()? })))
+        Ok(Box::new(InputTask(One::new(InputGate::new(typed(receivers)?), head.typed::<T>()?))))
     }
     fn keep(&self, shelf: &Shelf, name: &str, subtask: u32) -> AnyStage {
         shelf.stage::<T>(name, subtask)
@@ -190,5 +190,5 @@ pub fn two_input_task<A: Data, B: Data>(
 ) -> Result<Box<dyn TaskBody>> {
     let (first, second) = (InputGate::new(typed::<A>(first)?), typed::<B>(second)?);
     let second = InputGate::from(first.len(), second);
-    Ok(Box::new(InputTask(Two { first, second, stage, turn: false })))
+    Ok(Box::new(InputTask(Two::new(first, second, stage))))
 }

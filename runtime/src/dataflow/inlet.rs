@@ -33,6 +33,8 @@ pub trait Inlet: Send + 'static {
     fn poll_next(&mut self, cx: &mut Context<'_>, aligner: &Aligner) -> Poll<Result<(usize, Self::Element)>>;
     /// Runs a batch through the chain; what is no batch is given back.
     fn take(&mut self, channel: usize, element: Self::Element) -> Result<Taken>;
+    /// A channel has ended; called once for each. True when all have.
+    fn ended(&mut self, channel: usize) -> Result<bool>;
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()>;
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
     /// As [`Stage::poll_drained`].
@@ -54,6 +56,14 @@ fn batch_or_control<T>(element: Element<T>) -> Result<Batch<T>, Control> {
 pub struct One<T> {
     pub gate: InputGate<T>,
     pub head: Box<dyn Stage<T>>,
+    /// Channels that have not ended.
+    pub open: usize,
+}
+
+impl<T: Data> One<T> {
+    pub fn new(gate: InputGate<T>, head: Box<dyn Stage<T>>) -> Self {
+        Self { open: gate.len(), gate, head }
+    }
 }
 
 impl<T: Data> Inlet for One<T> {
@@ -75,6 +85,10 @@ impl<T: Data> Inlet for One<T> {
             Err(control) => Ok(Taken::Control(control)),
         }
     }
+    fn ended(&mut self, _: usize) -> Result<bool> {
+        self.open -= 1;
+        Ok(self.open == 0)
+    }
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
         self.head.signal(signal)
     }
@@ -93,6 +107,10 @@ impl<T: Data> Inlet for One<T> {
 pub trait TwoInputStage<A, B>: Send {
     fn process1(&mut self, batch: &mut Batch<A>) -> Result<()>;
     fn process2(&mut self, batch: &mut Batch<B>) -> Result<()>;
+    /// The first input has ended; [`Signal::EndOfInput`] follows when both have.
+    fn ended1(&mut self) -> Result<()>;
+    /// The second input has ended.
+    fn ended2(&mut self) -> Result<()>;
     /// As [`Stage::signal`]; watermarks are those of both inputs together.
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()>;
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
@@ -108,6 +126,14 @@ pub struct Two<A, B, S> {
     pub stage: S,
     /// The second is asked first.
     pub turn: bool,
+    /// Channels of each that have not ended.
+    pub open: [usize; 2],
+}
+
+impl<A: Data, B: Data, S> Two<A, B, S> {
+    pub fn new(first: InputGate<A>, second: InputGate<B>, stage: S) -> Self {
+        Self { open: [first.len(), second.len()], first, second, stage, turn: false }
+    }
 }
 
 /// An element of one of two inputs.
@@ -157,6 +183,16 @@ impl<A: Data, B: Data, S: TwoInputStage<A, B> + 'static> Inlet for Two<A, B, S> 
             },
         };
         Ok(Taken::Control(control))
+    }
+    fn ended(&mut self, channel: usize) -> Result<bool> {
+        let second = usize::from(channel >= self.first.len());
+        self.open[second] -= 1;
+        match (self.open[second], second) {
+            (0, 0) => self.stage.ended1()?,
+            (0, _) => self.stage.ended2()?,
+            _ => {}
+        }
+        Ok(self.open == [0, 0])
     }
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
         self.stage.signal(signal)

@@ -224,8 +224,12 @@ impl<I: Inlet> Running<I> {
             }
             Control::EndOfInput => {
                 let was_open = std::mem::replace(&mut self.open[input], false);
-                if was_open && !self.open.contains(&true) {
-                    self.draining = Some(Draining::BeforeEnd);
+                if was_open {
+                    // a function may emit something
+                    (self.dirty, self.ready) = (true, false);
+                    if self.inlet.ended(input)? {
+                        self.draining = Some(Draining::BeforeEnd);
+                    }
                 }
             }
             Control::Barrier(barrier) => {

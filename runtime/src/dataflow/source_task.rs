@@ -44,8 +44,10 @@ struct Running<R: SourceReader> {
     ended: bool,
     /// The snapshot that ends tasks and is under way: nothing is read meanwhile.
     paused: Option<CheckpointId>,
-    /// A barrier before which the job is drained, and which waits for what the chain holds back.
-    draining: Option<Barrier>,
+    /// The end of the input, and what follows it, wait for what the chain holds back.
+    draining: bool,
+    /// A barrier before which the job is drained; waits, too.
+    held: Option<Barrier>,
     /// The end of the input was signalled: at the end, or for a snapshot that drains.
     end_signalled: bool,
     last_flush: Instant,
@@ -64,7 +66,8 @@ impl<R: SourceReader> TaskBody for SourceTask<R> {
             io,
             ended: false,
             paused: None,
-            draining: None,
+            draining: false,
+            held: None,
             end_signalled: false,
             last_flush: now,
             wakeup,
@@ -99,8 +102,15 @@ impl<R: SourceReader> Running<R> {
                     // held back is waited for again
                     if !std::mem::replace(&mut self.end_signalled, true) {
                         self.task.out.signal(&mut Signal::EndOfInput)?;
-                    } else if let Some(barrier) = self.draining.take() {
-                        self.barrier(barrier)?;
+                        self.flush(Instant::now())?;
+                        if self.ended {
+                            let _ = self.io.events.send((self.io.id, TaskEvent::SourceEnded));
+                        }
+                    } else {
+                        self.draining = false;
+                        if let Some(barrier) = self.held.take() {
+                            self.barrier(barrier)?;
+                        }
                     }
                     continue;
                 }
@@ -136,7 +146,7 @@ impl<R: SourceReader> Running<R> {
                     self.ended = true;
                     self.end_of_event_time()?;
                     self.flush(now)?;
-                    let _ = self.io.events.send((self.io.id, TaskEvent::SourceEnded));
+                    self.draining = true;
                 }
             }
         }
@@ -155,7 +165,7 @@ impl<R: SourceReader> Running<R> {
 
     /// The next command, a timer, or readiness to read (never while paused or at the end).
     async fn next_wake(&mut self) -> Wake {
-        let reading = !self.ended && self.paused.is_none() && self.draining.is_none();
+        let reading = !self.ended && self.paused.is_none() && !self.draining;
         let wake = poll_fn(|cx| {
             match self.io.commands.poll_recv(cx) {
                 Poll::Ready(Some(c)) => return Poll::Ready(Wake::Command(c)),
@@ -167,7 +177,7 @@ impl<R: SourceReader> Running<R> {
                 // what is emitted behind a barrier that ends tasks would be lost: timers wait for the restore
                 false if self.paused.is_some() => Poll::Pending,
                 false => {
-                    if self.draining.is_some()
+                    if self.draining
                         && let Poll::Ready(drained) = self.task.out.poll_drained(cx)
                     {
                         return Poll::Ready(drained.map_or_else(|e| Wake::Ready(Err(e)), |()| Wake::Drained));
@@ -226,7 +236,7 @@ impl<R: SourceReader> Running<R> {
                 if !self.ended {
                     self.end_of_event_time()?;
                 }
-                self.draining = Some(barrier);
+                (self.draining, self.held) = (true, Some(barrier));
             }
             TaskCommand::Trigger(barrier) => self.barrier(barrier)?,
             TaskCommand::Complete(id) => {
@@ -236,7 +246,10 @@ impl<R: SourceReader> Running<R> {
             }
             TaskCommand::Aborted(id) => {
                 self.task.out.signal(&mut Signal::Aborted(id))?;
-                let draining = self.draining.take_if(|b| b.id == id).is_some();
+                let draining = self.held.take_if(|b| b.id == id).is_some();
+                if draining {
+                    self.draining = self.ended;
+                }
                 if draining || self.paused == Some(id) {
                     // event time has ended behind a source that was drained, and records that followed would all be late: it waits
                     // for the jobmanager to replace the attempt

@@ -41,7 +41,7 @@ pub enum Signal<'a> {
     ProcessingTime(i64),
     /// From a source to what assigns watermarks; goes no further.
     Split(Split),
-    /// The input has ended, or the job is drained: emit what is held back. A barrier always follows.
+    /// The input has ended, or the job is drained: emit what is held back. Batches do not follow, barriers do.
     EndOfInput,
     /// Pass the barrier on, add this stage's state to the snapshot. Sources of the records before it are complete.
     Barrier { barrier: Barrier, parts: &'a mut SnapshotParts },

@@ -10,6 +10,7 @@ use crate::error::{ErrorCode, Result};
 use crate::graph::LogicalGraph;
 use crate::job::*;
 use crate::state::{KeyRef, KeyedTable, ListState, ValueState};
+use crate::testing::TestSource;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -524,6 +525,8 @@ impl ProcessFunction for Hold {
 fn list_state_is_dealt_out_anew_and_union_lists_go_to_all() {
     for (from, to) in [(1, 1), (2, 3), (3, 2)] {
         let sink = Collect::new();
+        // held back while this input is open
+        let open = TestSource::new();
         let declare = |to: &Collect<(u64, bool)>| {
             graph(|job| {
                 let make = || Hold {
@@ -532,13 +535,20 @@ fn list_state_is_dealt_out_anew_and_union_lists_go_to_all() {
                     before: 0,
                 };
                 let numbers = job.source("numbers", Generator::new(1000, |i| i)).rebalance();
-                numbers.process(make).name("hold").sink("out", to.clone());
+                let open = job.source("open", open.clone()).parallelism(1).rebalance();
+                numbers.union(&open).process(make).name("hold").sink("out", to.clone());
             })
         };
         block_on(async {
             let mut first = Harness::start(declare(&Collect::new()), from).await.unwrap();
-            first.sources_ended().await.unwrap();
-            let snapshot = first.snapshot(SnapshotKind::Checkpoint).await.unwrap();
+            let snapshot = loop {
+                let snapshot = first.snapshot(SnapshotKind::Checkpoint).await.unwrap();
+                let hold = snapshot.1.values().flat_map(|t| t.operators.get("hold"));
+                if hold.flat_map(|o| &o.lists["weir.list.held"]).count() == 1000 {
+                    break snapshot;
+                }
+            };
+            open.end();
             first.restore(&snapshot, declare(&sink), to).await.unwrap().finish().await.unwrap();
         });
         assert!(sorted(&sink) == (0..1000).map(|i| (i, true)).collect::<Vec<_>>(), "from {from} to {to}");

@@ -1,7 +1,8 @@
 //! Merges the watermarks and the idleness of a task's inputs: pure.
 //!
 //! The merged watermark is the least of the inputs that are neither idle nor, after having been idle, still behind it. It
-//! never goes back. When all inputs are idle it advances to the greatest of them, and the task is idle.
+//! never goes back. When all inputs are idle it advances to the greatest of them, and the task is idle. Inputs at their end
+//! (`i64::MAX`) do not count while others are open, idle ones included: event time ends when all have.
 
 /// What the task hands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +45,7 @@ impl Valve {
         i.watermark = i.watermark.max(watermark);
         i.idle = false;
         i.aligned |= i.watermark >= self.merged;
-        let was_idle = std::mem::replace(&mut self.idle, false);
-        let advanced = self.advance();
-        (advanced || was_idle).then_some(Advance::Watermark(self.merged))
+        self.merge()
     }
 
     /// An input has become idle at this watermark.
@@ -55,24 +54,25 @@ impl Valve {
         i.watermark = i.watermark.max(watermark);
         i.idle = true;
         i.aligned = false;
-        if self.inputs.iter().all(|i| i.idle) {
-            let most = self.inputs.iter().map(|i| i.watermark).max().unwrap_or(i64::MIN);
-            let advanced = most > self.merged;
-            self.merged = self.merged.max(most);
-            let was_idle = std::mem::replace(&mut self.idle, true);
-            return (advanced || !was_idle).then_some(Advance::Idle(self.merged));
-        }
-        self.advance().then_some(Advance::Watermark(self.merged))
+        self.merge()
     }
 
-    fn advance(&mut self) -> bool {
-        let least = self.inputs.iter().filter(|i| i.aligned).map(|i| i.watermark).min();
-        match least {
-            Some(least) if least > self.merged => {
-                self.merged = least;
-                true
-            }
-            _ => false,
+    fn merge(&mut self) -> Option<Advance> {
+        let (merged, was_idle) = (self.merged, self.idle);
+        // those at the end say nothing of the others, which may come back from idleness
+        let open = || self.inputs.iter().filter(|i| i.watermark < i64::MAX);
+        let idle = open().all(|i| i.idle) && open().next().is_some();
+        let to = match idle {
+            true => open().map(|i| i.watermark).max(),
+            false if open().next().is_none() => Some(i64::MAX),
+            false => open().filter(|i| i.aligned).map(|i| i.watermark).min(),
+        };
+        self.merged = merged.max(to.unwrap_or(i64::MIN));
+        self.idle = idle;
+        let advanced = self.merged > merged;
+        match idle {
+            true => (advanced || !was_idle).then_some(Advance::Idle(self.merged)),
+            false => (advanced || was_idle).then_some(Advance::Watermark(self.merged)),
         }
     }
 }
@@ -114,6 +114,27 @@ mod tests {
         // any input's activity ends it, even without an advance
         assert_eq!(v.watermark(1, 7), Some(Watermark(10)));
         assert_eq!(v.watermark(1, 12), Some(Watermark(12)));
+    }
+
+    #[test]
+    fn an_input_at_its_end_does_not_end_event_time_for_others_that_are_idle_or_behind() {
+        let mut v = Valve::new(2);
+        v.watermark(0, 10);
+        v.idle(1, 4);
+        assert_eq!(v.watermark(0, i64::MAX), Some(Idle(10)), "what is left is idle");
+        assert_eq!(v.watermark(1, 7), Some(Watermark(10)), "active again");
+        assert_eq!(v.watermark(1, 12), Some(Watermark(12)));
+        assert_eq!(v.idle(1, 13), Some(Idle(13)));
+        assert_eq!(v.watermark(1, i64::MAX), Some(Watermark(i64::MAX)));
+        // behind
+        let mut v = Valve::new(2);
+        v.idle(1, 4);
+        v.watermark(0, 40);
+        assert_eq!(v.watermark(1, 15), None);
+        assert_eq!(v.watermark(0, i64::MAX), None, "the other one is active, and behind");
+        assert_eq!(v.watermark(1, 30), None);
+        assert_eq!(v.watermark(1, 41), Some(Watermark(41)));
+        assert_eq!(v.watermark(1, i64::MAX), Some(Watermark(i64::MAX)));
     }
 
     #[test]

@@ -176,6 +176,25 @@ pub trait KeyedBroadcastProcessFunction: Send + 'static {
     ) -> Result<()> {
         Ok(())
     }
+    /// The keyed stream has ended, the broadcast one may go on. When and how often: as
+    /// [`KeyedCoProcessFunction::end_of_input1`](super::KeyedCoProcessFunction::end_of_input1).
+    fn end_of_main_input(
+        &mut self,
+        _broadcast: &BroadcastState<Self::BroadcastKey, Self::BroadcastValue>,
+        _out: &mut Output<Self::Out>,
+    ) -> Result<()> {
+        Ok(())
+    }
+    /// The broadcast stream has ended: the rules are complete. In every subtask, which may change the broadcast state still,
+    /// all in the same way.
+    fn end_of_broadcast(
+        &mut self,
+        _broadcast: &mut BroadcastState<Self::BroadcastKey, Self::BroadcastValue>,
+        _out: &mut Output<Self::Out>,
+    ) -> Result<()> {
+        Ok(())
+    }
+    /// Both streams have ended, or the job is drained; comes behind the two above.
     fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
     }
@@ -203,6 +222,7 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
     type Key = P::Key;
     type Out = P::Out;
     const PREPARES: bool = true;
+    const TOLD_ONCE: bool = true;
     fn prepare1(&mut self, batch: &Batch<P::In>) -> Result<()> {
         want(batch, &self.selector, &mut self.function.states())
     }
@@ -253,6 +273,12 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
             self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, &self.state, out)?;
         }
         Ok(())
+    }
+    fn end_of_input1(&mut self, out: &mut Output<P::Out>) -> Result<()> {
+        self.function.end_of_main_input(&self.state, out)
+    }
+    fn end_of_input2(&mut self, out: &mut Output<P::Out>) -> Result<()> {
+        self.function.end_of_broadcast(&mut self.state, out)
     }
     fn end_of_input(&mut self, out: &mut Output<P::Out>) -> Result<()> {
         self.function.end_of_input(out)

@@ -86,7 +86,25 @@ pub trait BroadcastProcessFunction: Send + 'static {
         broadcast: &mut BroadcastState<Self::BroadcastKey, Self::BroadcastValue>,
         out: &mut Output<Self::Out>,
     ) -> Result<()>;
-    /// Both inputs have ended, or the job is drained: emit what is held back.
+    /// The first stream has ended, the broadcast one may go on. When and how often: as
+    /// [`KeyedCoProcessFunction::end_of_input1`](super::KeyedCoProcessFunction::end_of_input1).
+    fn end_of_main_input(
+        &mut self,
+        _broadcast: &BroadcastState<Self::BroadcastKey, Self::BroadcastValue>,
+        _out: &mut Output<Self::Out>,
+    ) -> Result<()> {
+        Ok(())
+    }
+    /// The broadcast stream has ended: the rules are complete. In every subtask, which may change the broadcast state still,
+    /// all in the same way.
+    fn end_of_broadcast(
+        &mut self,
+        _broadcast: &mut BroadcastState<Self::BroadcastKey, Self::BroadcastValue>,
+        _out: &mut Output<Self::Out>,
+    ) -> Result<()> {
+        Ok(())
+    }
+    /// Both streams have ended, or the job is drained: emit what is held back. Comes behind the two above.
     fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
     }
@@ -134,6 +152,7 @@ impl<P: BroadcastProcessFunction> CoOperator<P::In, P::Broadcast> for Plain<P> {
     /// It has no keyed state.
     type Key = u64;
     type Out = P::Out;
+    const TOLD_ONCE: bool = true;
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<u64>> {
         Vec::new()
     }
@@ -161,6 +180,12 @@ impl<P: BroadcastProcessFunction> CoOperator<P::In, P::Broadcast> for Plain<P> {
     fn run2(&mut self, batch: &mut Batch<P::Broadcast>, out: &mut Output<P::Out>) -> Result<()> {
         let Self { function, state } = self;
         broadcast_rows(batch, out, |record, out| function.process_broadcast(record, state, out))
+    }
+    fn end_of_input1(&mut self, out: &mut Output<P::Out>) -> Result<()> {
+        self.function.end_of_main_input(&self.state, out)
+    }
+    fn end_of_input2(&mut self, out: &mut Output<P::Out>) -> Result<()> {
+        self.function.end_of_broadcast(&mut self.state, out)
     }
     fn end_of_input(&mut self, out: &mut Output<P::Out>) -> Result<()> {
         self.function.end_of_input(out)

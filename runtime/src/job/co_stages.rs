@@ -1,4 +1,5 @@
 //! Stages of keyed operators with two inputs: shared state, watermarks of both, restore and snapshot.
+use super::ended::{self, Ended};
 use super::function::RuntimeContext;
 use super::keyed_stages::TtlClock;
 use super::list_state::{self, AnyListState};
@@ -23,6 +24,8 @@ pub trait CoOperator<A, B>: Send + 'static {
     type Out: Data;
     /// It implements [`Self::prepare1`] and [`Self::prepare2`], and prepares its timers: a store may keep its states.
     const PREPARES: bool = false;
+    /// It is told of the ends of its inputs once each, restores included; what it emits then must not come again.
+    const TOLD_ONCE: bool = false;
     /// The keys of a batch of the first input are about to be used.
     fn prepare1(&mut self, _batch: &Batch<A>) -> Result<()> {
         Ok(())
@@ -56,6 +59,13 @@ pub trait CoOperator<A, B>: Send + 'static {
     fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
         Vec::new()
     }
+    fn end_of_input1(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
+    fn end_of_input2(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
+    /// Both have ended.
     fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
     }
@@ -68,6 +78,7 @@ struct CoStage<A, B, O: CoOperator<A, B>> {
     name: String,
     operator: O,
     ttl: TtlClock,
+    ended: Ended,
     out: Output<O::Out>,
     /// A store keeps the states.
     stored: bool,
@@ -91,6 +102,7 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> CoStage<A, B, O> {
 
 impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B, O> {
     fn process1(&mut self, batch: &mut Batch<A>) -> Result<()> {
+        self.ended.records(ended::FIRST);
         self.out.begin(!batch.timestamps.is_empty());
         self.tell_time();
         if self.stored {
@@ -101,6 +113,7 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
         self.check()
     }
     fn process2(&mut self, batch: &mut Batch<B>) -> Result<()> {
+        self.ended.records(ended::SECOND);
         self.out.begin(!batch.timestamps.is_empty());
         self.tell_time();
         if self.stored {
@@ -108,6 +121,20 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
         }
         self.operator.run2(batch, &mut self.out)?;
         batch.clear();
+        self.check()
+    }
+    fn ended1(&mut self) -> Result<()> {
+        if self.ended.tell(O::TOLD_ONCE, ended::FIRST) {
+            self.tell_time();
+            self.operator.end_of_input1(&mut self.out)?;
+        }
+        self.check()
+    }
+    fn ended2(&mut self) -> Result<()> {
+        if self.ended.tell(O::TOLD_ONCE, ended::SECOND) {
+            self.tell_time();
+            self.operator.end_of_input2(&mut self.out)?;
+        }
         self.check()
     }
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
@@ -120,13 +147,16 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
                 self.out.erase_timestamp();
                 self.operator.on_processing_time(*now, &mut self.out)?;
             }
-            Signal::EndOfInput => self.operator.end_of_input(&mut self.out)?,
+            Signal::EndOfInput if self.ended.tell(O::TOLD_ONCE, ended::BOTH) => {
+                self.operator.end_of_input(&mut self.out)?;
+            }
             Signal::Close => self.operator.close()?,
             Signal::Barrier { parts, .. } => {
                 let frozen = self.operator.states().into_iter().map(|s| s.freeze()).collect();
                 parts.keyed.insert(self.name.clone(), frozen);
                 let mut lists = BTreeMap::new();
                 list_state::snapshot(self.operator.list_states(), &mut lists);
+                self.ended.snapshot(O::TOLD_ONCE, &mut lists);
                 if !lists.is_empty() {
                     parts.lists.entry(self.name.clone()).or_default().extend(lists);
                 }
@@ -175,6 +205,8 @@ impl<A: Data, B: Data, O: CoOperator<A, B>, M: Fn() -> O + Send + Sync> NodeFact
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
         connect_sides(operator.side_outputs(), &mut next)?;
         let (name, out) = (cx.operator.to_owned(), output(next.main())?);
-        two_input_task::<A, B>(inputs, CoStage { name, operator, ttl, out, stored, inputs: PhantomData::<fn(A, B)> })
+        let ended = Ended::restored(O::TOLD_ONCE, cx.restore);
+        let stage = CoStage { name, operator, ttl, ended, out, stored, inputs: PhantomData::<fn(A, B)> };
+        two_input_task::<A, B>(inputs, stage)
     }
 }

@@ -90,6 +90,18 @@ pub trait KeyedCoProcessFunction: Send + 'static {
     fn on_timer(&mut self, _key: &KeyRef<'_, Self::Key>, _timer: &Timer, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
     }
+    /// The first stream has ended: all of its records and its last watermark (`i64::MAX`, which the other stream still holds
+    /// back) came before, and no record of it follows; the other one may go on. Told once, also over restores: see
+    /// [`ProcessFunction::end_of_input`](super::ProcessFunction::end_of_input).
+    fn end_of_input1(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
+    /// As [`Self::end_of_input1`], of the second stream.
+    fn end_of_input2(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
+    /// Both streams have ended, or the job is drained, and event time with them; comes behind [`Self::end_of_input1`] and
+    /// [`Self::end_of_input2`].
     fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
     }
@@ -205,6 +217,7 @@ where
     type Key = P::Key;
     type Out = P::Out;
     const PREPARES: bool = true;
+    const TOLD_ONCE: bool = true;
     fn prepare1(&mut self, batch: &Batch<P::In1>) -> Result<()> {
         want(batch, &self.first, &mut self.function.states())
     }
@@ -256,6 +269,12 @@ where
             self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, out)?;
         }
         Ok(())
+    }
+    fn end_of_input1(&mut self, out: &mut Output<P::Out>) -> Result<()> {
+        self.function.end_of_input1(out)
+    }
+    fn end_of_input2(&mut self, out: &mut Output<P::Out>) -> Result<()> {
+        self.function.end_of_input2(out)
     }
     fn end_of_input(&mut self, out: &mut Output<P::Out>) -> Result<()> {
         self.function.end_of_input(out)

@@ -47,6 +47,14 @@ pub trait ProcessFunction: Send + 'static {
         Vec::new()
     }
     /// The input has ended, or the job is drained: emit what is held back.
+    ///
+    /// It comes as soon as this function's own input is at its end, behind its last record and the last watermark
+    /// (`i64::MAX`), even if other sources of the job go on, and before the final checkpoint. What is pushed carries the event
+    /// time of the last record, unless [`Output::push_at`] says another. Checkpoints and timers of processing time may follow.
+    ///
+    /// It comes once for each subtask, over restores, too: the checkpoint knows that the function was told, and holds its
+    /// state from after that. It comes again only if records do: a job that was drained goes on, or its source has more by
+    /// then. After a restore at another parallelism it comes unless all of the old subtasks were told before the checkpoint.
     fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
     }
@@ -142,6 +150,7 @@ pub trait KeyedProcessFunction: Send + 'static {
     fn on_timer(&mut self, _key: &KeyRef<'_, Self::Key>, _timer: &Timer, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
     }
+    /// As [`ProcessFunction::end_of_input`]: the input has ended, or the job is drained.
     fn end_of_input(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
     }

@@ -1,4 +1,5 @@
 //! Stages of keyed operators: reduce, one value per key, functions with any states; restore and snapshot of their states.
+use super::ended::{self, Ended};
 use super::function::{KeySelector, KeyedProcessFunction, RuntimeContext};
 use super::list_state::{self, AnyListState};
 use super::stages::{
@@ -25,6 +26,8 @@ pub trait KeyedOperator<T>: Send + 'static {
     type Out: Data;
     /// It implements [`Self::prepare`], and prepares its timers: a store may keep its states.
     const PREPARES: bool = false;
+    /// It is told of the end of its input once, restores included; what it emits then must not come again.
+    const TOLD_ONCE: bool = false;
     /// The batch's keys are about to be used: makes them available where a store keeps the states.
     fn prepare(&mut self, _batch: &Batch<T>) -> Result<()> {
         Ok(())
@@ -256,6 +259,7 @@ where
     type Key = P::Key;
     type Out = P::Out;
     const PREPARES: bool = true;
+    const TOLD_ONCE: bool = true;
     fn prepare(&mut self, batch: &Batch<P::In>) -> Result<()> {
         want(batch, &self.selector, &mut self.function.states())
     }
@@ -359,6 +363,7 @@ struct KeyedStage<T, O: KeyedOperator<T>> {
     operator: O,
     out: Output<O::Out>,
     ttl: TtlClock,
+    ended: Ended,
     /// A store keeps the states.
     stored: bool,
 }
@@ -366,6 +371,7 @@ struct KeyedStage<T, O: KeyedOperator<T>> {
 impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
     fn process(&mut self, batch: &mut Batch<T>) -> Result<()> {
         debug_assert_eq!(batch.records.len(), batch.hashes.len());
+        self.ended.records(ended::FIRST);
         self.out.begin(!batch.timestamps.is_empty());
         if self.ttl.is_wanted() {
             self.ttl.tell(self.operator.states());
@@ -392,13 +398,16 @@ impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
                 self.operator.on_processing_time(*now, &mut self.out)?;
             }
             Signal::Split(_) => return Ok(()),
-            Signal::EndOfInput => self.operator.end_of_input(&mut self.out)?,
+            Signal::EndOfInput if self.ended.tell(O::TOLD_ONCE, ended::FIRST) => {
+                self.operator.end_of_input(&mut self.out)?;
+            }
             Signal::Close => self.operator.close()?,
             Signal::Barrier { parts, .. } => {
                 let frozen = self.operator.states().into_iter().map(|s| s.freeze()).collect();
                 parts.keyed.insert(self.name.clone(), frozen);
                 let mut lists = BTreeMap::new();
                 list_state::snapshot(self.operator.list_states(), &mut lists);
+                self.ended.snapshot(O::TOLD_ONCE, &mut lists);
                 if !lists.is_empty() {
                     parts.lists.entry(self.name.clone()).or_default().extend(lists);
                 }
@@ -436,8 +445,9 @@ impl<T: Data, O: KeyedOperator<T>, M: Fn() -> O + Send + Sync> NodeFactory for K
         let ttl = TtlClock::start(&cx.clock, operator.states());
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
         connect_sides(operator.side_outputs(), &mut next)?;
-        let stage =
-            KeyedStage::<T, O> { name: cx.operator.to_owned(), operator, out: output(next.main())?, ttl, stored };
+        let (name, out) = (cx.operator.to_owned(), output(next.main())?);
+        let ended = Ended::restored(O::TOLD_ONCE, cx.restore);
+        let stage = KeyedStage::<T, O> { name, operator, out, ttl, ended, stored };
         Ok(AnyStage::new::<T>(Box::new(stage)))
     }
 }

@@ -5,6 +5,7 @@ mod broadcast;
 mod broadcast_plain;
 mod co_stages;
 mod connect;
+mod ended;
 mod function;
 mod interval_join;
 mod keyed;

@@ -1,4 +1,5 @@
 //! Stages of operators without keyed state, of `key_by` and of sinks; the factories that make them.
+use super::ended::{self, Ended};
 use super::function::{KeySelector, ProcessFunction, RuntimeContext};
 use crate::checkpoint::handles::{Bytes64, PENDING, SPLITS};
 use crate::connectors::sink::{Sink, SinkContext, SinkWriter};
@@ -33,6 +34,8 @@ pub(super) fn runtime_context(cx: &BuildContext<'_>) -> RuntimeContext {
 
 /// What an operator without state does with a batch; the loop is inside, so that it is monomorphized.
 pub(super) trait Transform<T, U>: Send + 'static {
+    /// It is told of the end of its input once, restores included; what it emits then must not come again.
+    const TOLD_ONCE: bool = false;
     fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<U>) -> Result<()>;
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
         Vec::new()
@@ -54,11 +57,13 @@ struct TransformStage<T, U, X> {
     name: String,
     transform: X,
     out: Output<U>,
+    ended: Ended,
     input: PhantomData<fn(T)>,
 }
 
 impl<T: Data, U: Data, X: Transform<T, U>> Stage<T> for TransformStage<T, U, X> {
     fn process(&mut self, batch: &mut Batch<T>) -> Result<()> {
+        self.ended.records(ended::FIRST);
         self.out.begin(!batch.timestamps.is_empty());
         self.transform.run(batch, &mut self.out)?;
         batch.clear();
@@ -67,11 +72,14 @@ impl<T: Data, U: Data, X: Transform<T, U>> Stage<T> for TransformStage<T, U, X> 
     }
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
         match signal {
-            Signal::EndOfInput => self.transform.end_of_input(&mut self.out)?,
+            Signal::EndOfInput if self.ended.tell(X::TOLD_ONCE, ended::FIRST) => {
+                self.transform.end_of_input(&mut self.out)?;
+            }
             Signal::Close => self.transform.close()?,
             Signal::Barrier { parts, .. } => {
                 let mut lists = BTreeMap::new();
                 self.transform.snapshot(&mut lists)?;
+                self.ended.snapshot(X::TOLD_ONCE, &mut lists);
                 if !lists.is_empty() {
                     parts.lists.entry(self.name.clone()).or_default().extend(lists);
                 }
@@ -146,7 +154,8 @@ where
         let mut transform = (self.make)(cx)?;
         connect_sides(transform.side_outputs(), &mut next)?;
         let (name, out) = (cx.operator.to_owned(), output(next.main())?);
-        let stage = TransformStage::<T, U, X> { name, transform, out, input: PhantomData };
+        let ended = Ended::restored(X::TOLD_ONCE, cx.restore);
+        let stage = TransformStage::<T, U, X> { name, transform, out, ended, input: PhantomData };
         Ok(AnyStage::new::<T>(Box::new(stage)))
     }
 }
@@ -217,6 +226,7 @@ impl<T: Data, F: FnMut(&T) + Send + 'static> Transform<T, T> for Inspect<F> {
 
 pub(super) struct Process<P>(pub P);
 impl<P: ProcessFunction> Transform<P::In, P::Out> for Process<P> {
+    const TOLD_ONCE: bool = true;
     fn run(&mut self, batch: &mut Batch<P::In>, out: &mut Output<P::Out>) -> Result<()> {
         if batch.timestamps.is_empty() {
             return batch.records.drain(..).try_for_each(|r| self.0.process(r, out));

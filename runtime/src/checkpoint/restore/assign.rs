@@ -1,5 +1,7 @@
 //! Which subtask gets which piece of a snapshot, at any parallelism.
-use crate::checkpoint::handles::{BROADCAST, Bytes64, KeyedHandle, OperatorRestore, PENDING, TaskRestore, UNION};
+use crate::checkpoint::handles::{
+    BROADCAST, Bytes64, ENDED, KeyedHandle, OperatorRestore, PENDING, TaskRestore, UNION,
+};
 use crate::checkpoint::manifest::{JobSpec, Manifest, OperatorManifest, OperatorSpec};
 use crate::dataflow::task::TaskId;
 use crate::graph::key_group_range;
@@ -14,6 +16,7 @@ pub type Assignment = BTreeMap<TaskId, TaskRestore>;
 /// - List state: at an unchanged parallelism each subtask gets what it had; else the elements are dealt out in turn.
 /// - Pending commits go to subtask 0, all of them.
 /// - Of broadcast state, each subtask gets what one of the old ones had; of union lists, all elements.
+/// - The end of an input counts as told if it was told in every subtask.
 ///
 /// An operator that the snapshot does not know gets nothing: it starts empty. One that it knows gets an entry, even if an
 /// empty one: it does not start new.
@@ -58,6 +61,10 @@ fn operator(old: &OperatorManifest, new: &OperatorSpec, max_parallelism: u32) ->
             (0..new.parallelism as usize).for_each(|i| deal(i, elements.clone()));
         } else if old.parallelism == new.parallelism {
             all.for_each(|i| deal(i, of(i)));
+        } else if name == ENDED {
+            let told = |i: usize| of(i).first().and_then(|e| e.0.first().copied()).unwrap_or(0);
+            let by_all = all.map(told).fold(u8::MAX, |a, b| a & b);
+            (0..new.parallelism as usize).for_each(|i| deal(i, vec![Bytes64(vec![by_all])]));
         } else {
             let elements = all.flat_map(of);
             (0..).zip(elements).for_each(|(k, e)| deal(k % new.parallelism as usize, vec![e]));

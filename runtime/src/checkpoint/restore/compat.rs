@@ -104,7 +104,7 @@ fn compare(old: &OperatorManifest, new: &OperatorSpec, wrong: &mut Vec<String>, 
             None => {}
         }
     }
-    if !new.has_lists && old.subtasks.iter().any(|s| s.lists.values().any(|l| !l.is_empty())) {
+    if !new.has_lists && old.holds_lists() {
         dropped.push(format!("list state of operator {op:?}"));
     }
 }

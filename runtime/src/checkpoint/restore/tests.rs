@@ -518,6 +518,32 @@ proptest! {
 }
 
 #[test]
+fn an_end_of_input_counts_at_another_parallelism_if_all_were_told_and_is_no_state_to_be_lost() {
+    let operators = [operator("legs", OperatorKind::Operator, &[], false)];
+    let mut m = manifest(&spec(&operators, 2, 128));
+    for (told, at_two, at_three) in
+        [([1, 1], vec![1, 1], vec![1; 3]), ([5, 3], vec![5, 3], vec![1; 3]), ([1, 0], vec![1], vec![0; 3])]
+    {
+        for (subtask, bits) in m.operators[0].subtasks.iter_mut().zip(told) {
+            let list = (ENDED.to_owned(), vec![Bytes64(vec![bits])]);
+            subtask.lists = if bits == 0 { BTreeMap::new() } else { BTreeMap::from([list]) };
+        }
+        for (parallelism, expected) in [(2, at_two), (3, at_three)] {
+            let s = spec(&operators, parallelism, 128);
+            let given: Vec<u8> = assign(&m, &s)
+                .values()
+                .filter_map(|t| t.operators["legs"].lists.get(ENDED)?.first())
+                .map(|e| e.0[0])
+                .collect();
+            assert_eq!(given, expected, "{told:?} at {parallelism}");
+        }
+    }
+    assert!(!m.operators[0].holds_state());
+    assert_eq!(check(&m, &spec(&operators, 2, 128), false).unwrap(), Compatible::default());
+    assert_eq!(check(&m, &spec(&[], 2, 128), false).unwrap(), Compatible::default());
+}
+
+#[test]
 fn an_operator_that_the_snapshot_knows_does_not_start_new_even_with_nothing() {
     let operators = [operator("in", OperatorKind::Source, &[], true)];
     let mut m = manifest(&spec(&operators, 1, 128));
