@@ -10,6 +10,7 @@ use crate::state::file::{self, NotDeclared, ReadAt};
 use crate::state::frozen::{Change, RawEntry, RestoreTarget};
 use crate::state::store::{StateStore, StoreSubtask, StoredSnapshot};
 use crate::state::{KeyRef, KeyedTable};
+use std::ops::Range;
 
 /// Restores an operator's states. If the job keeps state in a store, those that can be are attached to one: `prepares` says that
 /// the operator reads ahead. True if it has to.
@@ -44,7 +45,7 @@ pub(super) fn open_states<K: Key>(
             if keeper.is_some() && state.attach(&store, snapshots.is_empty())? {
                 stored = true;
             } else if !snapshots.is_empty() {
-                read_into_memory(cx, &*store, &mut **state)?;
+                read_into_memory(cx.operator, &cx.key_groups, cx.max_parallelism, &*store, &mut **state)?;
             }
         }
     }
@@ -62,18 +63,19 @@ pub(super) fn open_states<K: Key>(
 }
 
 /// A state that was in a store and is in memory from now on.
-fn read_into_memory<K: Key>(
-    cx: &BuildContext<'_>,
+pub(super) fn read_into_memory<K: Key>(
+    operator: &str,
+    owned: &Range<u32>,
+    max_parallelism: u32,
     store: &dyn StateStore,
     state: &mut dyn KeyedTable<K>,
 ) -> Result<()> {
-    let (owned, name) = (&cx.key_groups, state.descriptor().name.clone());
-    let target =
-        RestoreTarget { max_parallelism: cx.max_parallelism, change: Change::New, owned, block: owned.clone() };
-    store.visit(&name, &mut |key, value| {
+    let descriptor = state.descriptor().clone();
+    let target = RestoreTarget { max_parallelism, change: Change::New, owned, block: owned.clone() };
+    store.visit(&descriptor, &mut |key, value| {
         state.restore(&target, RawEntry { key, value }).map(drop).map_err(|e| {
-            let m =
-                format!("operator {:?}: an entry of the state {name:?} in the checkpoint is damaged: {e}", cx.operator);
+            let name = &descriptor.name;
+            let m = format!("operator {operator:?}: an entry of the state {name:?} in the checkpoint is damaged: {e}");
             Error::external(ErrorCode::Snapshot, m)
         })
     })

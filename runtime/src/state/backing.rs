@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Entries that are encoded to know how large one is, and after how many batches that is done again.
-const SAMPLE: usize = 64;
+pub(super) const SAMPLE: usize = 64;
 const REMEASURE: u32 = 1024;
 /// A table that must shrink goes down to this share of what it may take, in percent.
-const SHRINK_TO: usize = 75;
+pub(super) const SHRINK_TO: usize = 75;
 
 /// What a table with a store has besides its entries.
 pub(super) struct Backing<K> {
@@ -193,7 +193,7 @@ impl<K: Key, V: Data> Named<K, V> {
 }
 
 /// About so many bytes does an entry take in memory.
-fn entry_bytes<K: Key, V: Data>(table: &super::table::SegmentedTable<K, V>, from: usize) -> usize {
+pub(super) fn entry_bytes<K: Key, V: Data>(table: &super::table::SegmentedTable<K, V>, from: usize) -> usize {
     // two thirds of the buckets are in use, on average
     let slot = (size_of::<(K, V, u32)>() + 1) * 3 / 2;
     if !std::mem::needs_drop::<(K, V)>() {

@@ -1,9 +1,9 @@
 //! A table with its descriptor: what every handle has inside; how it freezes, and how it takes entries back.
 use super::backing::{Backed, Backing};
 use super::file::BlockWriter;
-use super::snapshot::{EntryVisitor, FrozenRun, FrozenTable};
+use super::snapshot::{EntryVisitor, FrozenRun, FrozenTable, StoreVisitor};
 use super::store::StateStore;
-use super::table::{ChangeVisitor, FrozenSegments, History, SegmentedTable, Shard};
+use super::table::{FrozenSegments, History, SegmentedTable, Shard};
 use crate::checkpoint::handles::{StateDescriptor, StateKind};
 use crate::data::{Data, DecodeError, Key};
 use crate::error::Result;
@@ -191,8 +191,14 @@ impl<K: Key, V: Data> FrozenTable for Frozen<K, V> {
     fn take_backed(&mut self) -> Option<Backed> {
         self.backed.take()
     }
-    fn changes(self: Box<Self>, since: u32, visit: &mut ChangeVisitor<'_>) -> Result<()> {
-        self.segments.changes(since, visit)
+    fn changes(self: Box<Self>, since: u32, visit: &mut StoreVisitor<'_>) -> Result<()> {
+        let mut suffix = Vec::new();
+        self.segments.changes(since, &mut |hash, key, value| {
+            suffix.clear();
+            suffix.extend_from_slice(&hash.to_be_bytes());
+            suffix.extend_from_slice(key);
+            visit(&suffix, value)
+        })
     }
     fn descriptor(&self) -> &StateDescriptor {
         &self.descriptor

@@ -5,6 +5,11 @@
 //!
 //! The tables of all panes count the same freezes, so that a snapshot can hold what changed since an earlier one: entries that
 //! were written, keys that were removed, and panes that were dropped, each with one line per key group.
+//!
+//! With a store behind it ([`KeyedTable::attach`]), the tables are caches, as those of other states. Keys of a batch are asked for
+//! by [`PaneState::want`]; a pane that is walked is read in slices of the hash, [`PaneState::slice`]; a pane that is dropped is one
+//! removal of a range.
+mod backing;
 mod frozen;
 mod marks;
 #[cfg(test)]
@@ -15,10 +20,13 @@ pub use marks::{KeyGroupMark, RestoredMarks};
 use super::frozen::{Change, EntryError, RawEntry, RestoreTarget};
 use super::handles::{KeyRef, KeyedTable};
 use super::snapshot::FrozenTable;
+use super::store::StateStore;
 use super::table::{History, SegmentedTable};
 use crate::checkpoint::handles::{StateDescriptor, StateKind};
 use crate::data::{Data, Key, Type};
+use crate::error::Result as StateResult;
 use crate::graph::key_group;
+use backing::{Away, PaneBacking};
 use frozen::FrozenPanes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -47,11 +55,16 @@ pub struct PaneState<K, V> {
     gone: BTreeMap<i64, BTreeSet<u32>>,
     /// Of that snapshot: `max_parallelism` and the key groups that are restored.
     restoring: (u32, Range<u32>),
+    /// None: the tables are all there is.
+    backing: Option<Box<PaneBacking<K>>>,
+    /// Who uses it asks for keys before it uses them: a store may keep the entries.
+    asks: bool,
 }
 
 struct Pane<K, V> {
     namespace: i64,
     table: SegmentedTable<K, V>,
+    away: Away,
 }
 
 impl<K: Key, V: Data> PaneState<K, V> {
@@ -67,7 +80,14 @@ impl<K: Key, V: Data> PaneState<K, V> {
             owned: None,
             gone: BTreeMap::new(),
             restoring: (1, 0..0),
+            backing: None,
+            asks: false,
         }
+    }
+
+    /// As [`Self::new`], for who asks for keys ([`Self::want`]) before it uses them, and walks panes by [`Self::slice`].
+    pub fn asking(name: impl Into<String>) -> Self {
+        Self { asks: true, ..Self::new(name) }
     }
 
     /// Says which key groups the subtask owns: with that, snapshots can hold changes alone.
@@ -99,20 +119,26 @@ impl<K: Key, V: Data> PaneState<K, V> {
             Ok(at) => at,
             Err(at) => {
                 let mut table = self.spare.pop().unwrap_or_default();
+                if self.backing.is_some() {
+                    table.into_cache();
+                }
                 table.begin(self.history.epoch, self.history.floor.clone());
-                self.panes.insert(at, Pane { namespace, table });
+                self.panes.insert(at, Pane { namespace, table, away: Away::default() });
                 at
             }
         }
     }
     /// Drops the first `n` panes with everything in them. Indexes of the others move.
     pub fn remove_first(&mut self, n: usize) {
-        for pane in self.panes.drain(..n) {
-            // what no snapshot has seen need not be remembered
-            if self.history.epoch > 0 {
+        self.remove_at(0..n);
+    }
+    fn remove_at(&mut self, panes: Range<usize>) {
+        for pane in self.panes.drain(panes) {
+            // what no snapshot has seen, or no store, need not be remembered
+            if self.history.epoch > 0 && (self.backing.is_none() || pane.away.stored) {
                 self.dropped.push((pane.namespace, self.history.epoch));
             }
-            if self.spare.len() < SPARE {
+            if self.spare.len() < SPARE && self.backing.is_none() {
                 let mut table = pane.table;
                 table.empty();
                 self.spare.push(table);
@@ -141,7 +167,7 @@ impl<K: Key, V: Data> PaneState<K, V> {
     pub fn remove(&mut self, pane: usize, key: &KeyRef<'_, K>) -> Option<V> {
         self.panes[pane].table.remove(key.hash, key.key)
     }
-    /// Entries of a pane in no useful order.
+    /// Entries of a pane in no useful order; those in memory, where a store has others.
     pub fn entries(&self, pane: usize) -> impl Iterator<Item = (&K, &V)> {
         self.panes[pane].table.iter()
     }
@@ -152,9 +178,10 @@ impl<K: Key, V: Data> KeyedTable<K> for PaneState<K, V> {
         &self.descriptor
     }
     fn freeze(&mut self) -> Box<dyn FrozenTable> {
-        let floor = self.history.floor.load(Ordering::Relaxed);
+        let backed = self.freezes_backed();
+        let floor = self.backing.as_ref().map_or_else(|| self.history.floor.load(Ordering::Relaxed), |b| b.flushed());
         self.dropped.retain(|d| d.1 > floor);
-        if self.dropped.len() > MOST_DROPPED {
+        if self.dropped.len() > MOST_DROPPED && backed.is_none() {
             self.dropped.clear();
             self.history.complete_since = self.history.epoch;
         }
@@ -167,7 +194,7 @@ impl<K: Key, V: Data> KeyedTable<K> for PaneState<K, V> {
         };
         let panes = self.panes.iter_mut().map(freeze).collect();
         let (descriptor, dropped) = (self.descriptor.clone(), self.dropped.clone());
-        Box::new(FrozenPanes { descriptor, panes, dropped, history: self.owned.clone().map(|o| (history, o)) })
+        Box::new(FrozenPanes { descriptor, panes, dropped, history: self.owned.clone().map(|o| (history, o)), backed })
     }
     fn restore(&mut self, target: &RestoreTarget<'_>, entry: RawEntry<'_>) -> Result<bool, EntryError> {
         let (mut key, mut value) = (entry.key, entry.value);
@@ -175,7 +202,7 @@ impl<K: Key, V: Data> KeyedTable<K> for PaneState<K, V> {
         if target.change == Change::Removed {
             return self.restore_removed(target, namespace, key);
         }
-        self.forget_gone();
+        self.forget_gone()?;
         let k = K::decode(&mut key).map_err(EntryError::Key)?;
         let hash = k.key_hash();
         if !is_mine(target, key_group(hash, target.max_parallelism))? {
@@ -191,10 +218,26 @@ impl<K: Key, V: Data> KeyedTable<K> for PaneState<K, V> {
             Change::Changed => _ = table.insert(hash, &k, v),
             _ => table.insert_new(hash, k, v).map_err(|_| EntryError::Twice)?,
         }
+        self.restoring_backed()?;
         Ok(true)
     }
     fn restored(&mut self) {
-        self.forget_gone();
+        if let Err(error) = self.forget_gone() {
+            // the first use of the store tells it, too
+            tracing::error!(state = self.descriptor.name, %error, "panes that are gone could not be dropped");
+        }
+    }
+    fn attach(&mut self, store: &Arc<dyn StateStore>, empty: bool) -> StateResult<bool> {
+        if self.asks { self.attach_store(store, empty).map(|()| true) } else { Ok(false) }
+    }
+    fn load(&mut self) -> StateResult<()> {
+        self.load_wanted()
+    }
+    fn settle(&mut self) -> StateResult<()> {
+        match self.backing {
+            Some(_) => self.settle_backed(),
+            None => Ok(()),
+        }
     }
     fn len(&self) -> usize {
         self.panes.iter().map(|p| p.table.len()).sum()
@@ -206,6 +249,7 @@ impl<K: Key, V: Data> KeyedTable<K> for PaneState<K, V> {
         self.dropped.clear();
         // that all is gone is not remembered pane by pane
         self.history.complete_since = self.history.epoch;
+        self.clear_store();
     }
 }
 
@@ -239,35 +283,37 @@ impl<K: Key, V: Data> PaneState<K, V> {
         let hash = k.key_hash();
         let mine = is_mine(target, key_group(hash, target.max_parallelism))?;
         if mine && let Some(pane) = self.find(namespace) {
-            self.panes[pane].table.discard(hash, &k);
+            self.panes[pane].table.forget_or_discard(hash, &k);
         }
         if key.is_empty() { Ok(mine) } else { Err(EntryError::TooLong) }
     }
 
     /// Drops what [`Self::restore_removed`] has collected: all key groups of a pane at once, as a rule.
-    fn forget_gone(&mut self) {
+    fn forget_gone(&mut self) -> Result<(), EntryError> {
         if self.gone.is_empty() {
-            return;
+            return Ok(());
         }
         let (max_parallelism, owned) = self.restoring.clone();
         for (namespace, groups) in std::mem::take(&mut self.gone) {
             let Some(at) = self.find(namespace) else { continue };
             if owned.clone().all(|g| groups.contains(&g)) {
-                self.panes.remove(at);
+                self.remove_at(at..at + 1);
                 continue;
             }
-            let table = &mut self.panes[at].table;
             let is_gone = |hash: u64| groups.contains(&key_group(hash, max_parallelism));
-            let gone: Vec<(u64, K)> = table
-                .iter()
-                .map(|(k, _)| (k.key_hash(), k))
-                .filter(|k| is_gone(k.0))
-                .map(|k| (k.0, k.1.clone()))
-                .collect();
-            gone.iter().for_each(|(hash, k)| table.discard(*hash, k));
-            if table.is_empty() {
-                self.panes.remove(at);
+            let mut gone: Vec<(u64, K)> = Vec::new();
+            self.visit(at, &mut |hash, k, _| {
+                if is_gone(hash) {
+                    gone.push((hash, k.clone()));
+                }
+            })
+            .map_err(|e| EntryError::Store(e.message))?;
+            let pane = &mut self.panes[at];
+            gone.iter().for_each(|(hash, k)| pane.table.forget_or_discard(*hash, k));
+            if pane.table.is_empty() && pane.away.complete() {
+                self.remove_at(at..at + 1);
             }
         }
+        Ok(())
     }
 }

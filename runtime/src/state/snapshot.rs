@@ -2,7 +2,7 @@
 use super::backing::Backed;
 use super::file::BlockWriter;
 use super::store::StateStore;
-use super::table::{ChangeVisitor, History};
+use super::table::History;
 use crate::checkpoint::handles::{Bytes64, StateDescriptor};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
@@ -10,6 +10,9 @@ use std::sync::Arc;
 
 /// Takes key group, encoded key and encoded value of one entry. An error ends the visit.
 pub type EntryVisitor<'a> = dyn FnMut(u32, &[u8], &[u8]) -> Result<()> + 'a;
+
+/// Takes a store's key without the state, and the encoded value unless the key was removed.
+pub type StoreVisitor<'a> = dyn FnMut(&[u8], Option<&[u8]>) -> Result<()> + 'a;
 
 /// A keyed state as it was at the barrier: immutable, shared with the live table by segments, written out by the uploader
 /// while the task goes on.
@@ -38,8 +41,13 @@ pub trait FrozenTable: Send + Sync {
     fn take_backed(&mut self) -> Option<Backed> {
         None
     }
-    /// What was written and removed after epoch `since`, in the order of the hash.
-    fn changes(self: Box<Self>, _since: u32, _visit: &mut ChangeVisitor<'_>) -> Result<()> {
+    /// Ranges of the store's keys (without the state) of which nothing from up to epoch `since` is left: from the first up to
+    /// the second; none: to the end. They come before [`Self::changes`].
+    fn dropped(&self, _since: u32) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        Vec::new()
+    }
+    /// What was written and removed after epoch `since`, in the order of the store's keys.
+    fn changes(self: Box<Self>, _since: u32, _visit: &mut StoreVisitor<'_>) -> Result<()> {
         Err(Error::internal("a table without a store was asked for what the store does not have"))
     }
 }

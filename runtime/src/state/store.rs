@@ -5,7 +5,8 @@
 //! the store at a barrier, and when the tables take more memory than they may. Everything that is not in the store yet is in a
 //! table, so what the store says of a key counts only where the table knows nothing of it.
 use super::snapshot::FrozenTable;
-use crate::checkpoint::handles::StateDescriptor;
+use crate::checkpoint::handles::{StateDescriptor, StateKind};
+use crate::data::Data;
 use crate::error::{Error, ErrorCode, Result};
 use crate::state::file::ReadAt;
 use std::collections::BTreeSet;
@@ -33,8 +34,20 @@ pub trait StateStore: Send + Sync {
     fn column(&self, descriptor: &Arc<StateDescriptor>, expired: Option<Arc<Expired>>) -> Result<Arc<Column>>;
     /// Removes all entries of a state.
     fn clear(&self, column: &Column) -> Result<()>;
-    /// Calls `entry` with each encoded key and value of a state, in the order of the hash.
-    fn visit(&self, state: &str, entry: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()>;
+    /// Calls `entry` with each encoded key and value of a state, as a snapshot file has them: in the order of the hash, of one
+    /// pane after the other.
+    fn visit(&self, state: &StateDescriptor, entry: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()>;
+    /// Namespaces of the panes that have entries, in ascending order.
+    fn namespaces(&self, column: &Column) -> Result<Vec<i64>>;
+    /// Calls `entry` with hash, encoded key and value of the entries of a pane, from this hash on and in its order, until it
+    /// says that it has enough (false).
+    fn pane(
+        &self,
+        column: &Column,
+        namespace: i64,
+        from: u64,
+        entry: &mut dyn FnMut(u64, &[u8], &[u8]) -> Result<bool>,
+    ) -> Result<()>;
     /// The order in which snapshots reach the store.
     fn turns(&self) -> &Arc<Turns>;
     /// The memory that tables may take.
@@ -101,9 +114,48 @@ pub struct Column {
     pub expired: Option<Arc<Expired>>,
 }
 
-/// Bytes of a state's name in a store's keys, and of the hash behind it.
+/// Bytes of a state's name in a store's keys, of a pane's namespace behind it, and of the hash.
 const PREFIX: usize = 4;
+const NAMESPACE: usize = 8;
 const HASH: usize = 8;
+
+/// A namespace in a store's keys, in the order of the numbers.
+pub fn namespace_bytes(namespace: i64) -> [u8; NAMESPACE] {
+    (namespace.cast_unsigned() ^ (1 << 63)).to_be_bytes()
+}
+
+/// A store's key in its parts.
+pub struct KeyParts<'a> {
+    /// None: the state has no panes.
+    pub namespace: Option<i64>,
+    pub hash: u64,
+    /// Encoded.
+    pub key: &'a [u8],
+}
+
+impl<'a> KeyParts<'a> {
+    /// `panes`: the key is one of a state with panes.
+    pub fn of(key: &'a [u8], panes: bool) -> Option<Self> {
+        let rest = key.get(PREFIX..)?;
+        let (namespace, rest) = match panes {
+            true => {
+                let (namespace, rest) = rest.split_first_chunk::<NAMESPACE>()?;
+                (Some((u64::from_be_bytes(*namespace) ^ (1 << 63)).cast_signed()), rest)
+            }
+            false => (None, rest),
+        };
+        let (hash, key) = rest.split_first_chunk::<HASH>()?;
+        Some(Self { namespace, hash: u64::from_be_bytes(*hash), key })
+    }
+    /// The key as a snapshot file has it: with the namespace, if there is one, before it.
+    pub fn canonical(&self, out: &mut Vec<u8>) {
+        out.clear();
+        if let Some(namespace) = self.namespace {
+            namespace.encode(out);
+        }
+        out.extend_from_slice(self.key);
+    }
+}
 
 impl Column {
     pub fn new(descriptor: Arc<StateDescriptor>, expired: Option<Arc<Expired>>) -> Self {
@@ -124,10 +176,20 @@ impl Column {
         out.extend_from_slice(&hash.to_be_bytes());
         key(out);
     }
-    /// Hash and encoded key of a store's key.
-    pub fn split(key: &[u8]) -> Option<(u64, &[u8])> {
-        let (hash, key) = key.get(PREFIX..)?.split_first_chunk::<HASH>()?;
-        Some((u64::from_be_bytes(*hash), key))
+    /// The key of an entry of a pane: state, namespace, hash, key. So the entries of a pane lie side by side.
+    pub fn pane_key(&self, namespace: i64, hash: u64, key: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.prefix);
+        Self::pane_suffix(namespace, hash, out);
+        key(out);
+    }
+    /// What [`Self::pane_key`] has between state and key.
+    pub fn pane_suffix(namespace: i64, hash: u64, out: &mut Vec<u8>) {
+        out.extend_from_slice(&namespace_bytes(namespace));
+        out.extend_from_slice(&hash.to_be_bytes());
+    }
+    /// It has a pane for each namespace.
+    pub fn has_panes(&self) -> bool {
+        self.descriptor.kind == StateKind::Panes
     }
     pub fn flushed(&self) -> u32 {
         self.flushed.load(Ordering::Acquire)

@@ -31,7 +31,6 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-pub use changes::ChangeVisitor;
 pub use frozen::{FrozenSegments, History};
 pub use restore::Shard;
 

@@ -6,8 +6,8 @@
 use super::assigner::{Aligned, TimeWindow};
 use super::function::WindowFunction;
 use super::late::Late;
-use crate::data::Key;
 use crate::dataflow::{Batch, Output};
+use crate::error::Result;
 use crate::job::function::KeySelector;
 use crate::state::table::SegmentedTable;
 use crate::state::{KeyRef, KeyedTable, PaneState, RestoredMarks};
@@ -98,7 +98,7 @@ impl<W: WindowFunction> AlignedEngine<W> {
         Self {
             windows,
             lateness,
-            state: PaneState::new(state),
+            state: PaneState::asking(state),
             now: i64::MIN,
             due: i64::MAX,
             current: Current::default(),
@@ -190,7 +190,10 @@ impl<W: WindowFunction> AlignedEngine<W> {
         times: Times<'_>,
         out: &mut Output<W::Out>,
         late: &mut Late<W::In>,
-    ) {
+    ) -> Result<()> {
+        if self.state.is_partial() {
+            self.want(selector, batch, times)?;
+        }
         let mut records = batch.records.drain(..);
         let mut hashes = &batch.hashes[..];
         while !hashes.is_empty() {
@@ -225,6 +228,43 @@ impl<W: WindowFunction> AlignedEngine<W> {
                 Place::Current | Place::Nowhere => {}
             }
         }
+        Ok(())
+    }
+
+    /// Brings what the records of a batch will use into memory: their panes' entries, and, where they are late, those of all
+    /// panes of the windows that fire again.
+    #[cold]
+    fn want<S: KeySelector<W::In, Key = W::Key>>(
+        &mut self,
+        selector: &S,
+        batch: &Batch<W::In>,
+        times: Times<'_>,
+    ) -> Result<()> {
+        let (mut pane, mut used) = (Current::default(), 0..0);
+        for (at, (record, &hash)) in batch.records.iter().zip(&batch.hashes).enumerate() {
+            let t = times.get(at);
+            if !pane.holds(t) {
+                pane = Current { start: self.windows.pane_of(t), len: self.windows.pane as u64, pane: 0 };
+                used = self.used(t);
+            }
+            selector.with_key(record, |key| used.clone().for_each(|p| self.state.want(p, hash, key)));
+        }
+        self.state.load_wanted()
+    }
+
+    /// Panes that a record of this time uses.
+    fn used(&self, t: i64) -> Range<usize> {
+        let w = &self.windows;
+        let (first, last) = (w.window(w.first_start(t)), w.window(w.last_start(t)));
+        let own = w.pane_of(t);
+        let (mut from, mut to) = (own, own.saturating_add(1));
+        if self.lateness > 0 && first.max_timestamp() <= self.now {
+            from = from.min(first.start);
+            // of the windows that have not fired nothing but the record's own pane is used
+            let fired = w.starts(t).take_while(|s| w.window(*s).max_timestamp() <= self.now).last();
+            to = to.max(fired.map_or(last.end, |s| w.window(s).end));
+        }
+        self.state.lower_bound(from)..self.state.lower_bound(to)
     }
 
     #[cold]
@@ -267,13 +307,13 @@ impl<W: WindowFunction> AlignedEngine<W> {
     }
 
     /// Time has come so far: fires what ends, drops what is done with.
-    pub fn advance(&mut self, now: i64, f: &W, out: &mut Output<W::Out>) {
+    pub fn advance(&mut self, now: i64, f: &W, out: &mut Output<W::Out>) -> Result<()> {
         if now <= self.now {
-            return;
+            return Ok(());
         }
         if now < self.due {
             self.now = now;
-            return;
+            return Ok(());
         }
         let mut next = self.first_unfired();
         while let Some(start) = next {
@@ -285,7 +325,7 @@ impl<W: WindowFunction> AlignedEngine<W> {
             if window.max_timestamp() > now {
                 break;
             }
-            self.fire(&window, f, out);
+            self.fire(&window, f, out)?;
             next = start.checked_add(self.windows.slide);
         }
         self.now = now;
@@ -294,23 +334,34 @@ impl<W: WindowFunction> AlignedEngine<W> {
         self.state.remove_first(n);
         self.forget();
         self.due = self.next_due();
+        Ok(())
     }
 
-    fn fire(&mut self, window: &TimeWindow, f: &W, out: &mut Output<W::Out>) {
+    fn fire(&mut self, window: &TimeWindow, f: &W, out: &mut Output<W::Out>) -> Result<()> {
         let panes = self.panes(window);
-        out.set_timestamp(window.max_timestamp());
         let some_fired = window.max_timestamp() <= self.before.most;
-        let fires = |key: &W::Key| !some_fired || self.before.of(key.key_hash()) < window.max_timestamp();
-        if panes.len() == 1 {
-            let entries = self.state.entries(panes.start).filter(|(key, _)| fires(key));
-            return entries.for_each(|(key, acc)| f.emit(key, window, acc, out));
-        }
-        for pane in panes {
-            for (key, acc) in self.state.entries(pane).filter(|(key, _)| fires(key)) {
-                self.merged.reduce(key.key_hash(), key, acc.clone(), |a, b| f.merge(a, b));
+        let Self { state, before, merged, .. } = self;
+        let fires = |hash: u64| !some_fired || before.of(hash) < window.max_timestamp();
+        out.set_timestamp(window.max_timestamp());
+        // slice by slice where a store has a part of the panes, all at once where not
+        let mut from = Some(0);
+        while let Some(at) = from {
+            if panes.len() == 1 {
+                from = state.slice(panes.clone(), at, &mut |hash, key, acc| {
+                    if fires(hash) {
+                        f.emit(key, window, acc, out);
+                    }
+                })?;
+                continue;
             }
+            from = state.slice(panes.clone(), at, &mut |hash, key, acc| {
+                if fires(hash) {
+                    merged.reduce(hash, key, acc.clone(), |a, b| f.merge(a, b));
+                }
+            })?;
+            merged.iter().for_each(|(key, acc)| f.emit(key, window, acc, out));
+            merged.empty();
         }
-        self.merged.iter().for_each(|(key, acc)| f.emit(key, window, acc, out));
-        self.merged.empty();
+        Ok(())
     }
 }

@@ -344,6 +344,8 @@ where
 {
     type Key = SA::Key;
     type Out = U;
+    /// As the operator of one stream: there are no count windows over two.
+    const PREPARES: bool = true;
 
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<SA::Key>> {
         self.windows.states()

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::graph::key_group_range;
 use crate::job::function::{KeySelector, RuntimeContext};
 use crate::job::keyed_stages::KeyedOperator;
+use crate::job::stored::want;
 use crate::observe::TaskMetrics;
 use crate::state::{KeyGroupMark, KeyedTable};
 
@@ -105,18 +106,19 @@ impl<S, W: WindowFunction, G: Trigger<W::In>> WindowOperator<S, W, G> {
         self.late.kept()
     }
 
-    fn advance_processing(&mut self, passed: i64, out: &mut Output<W::Out>) {
+    fn advance_processing(&mut self, passed: i64, out: &mut Output<W::Out>) -> Result<()> {
         self.passed = self.passed.max(passed);
         if self.time == TimeDomain::ProcessingTime {
             self.reached.set(Some(passed).filter(|&t| t < i64::MAX));
         }
         let f = &self.function;
         match &mut self.engine {
-            Engine::Aligned(e) if self.time == TimeDomain::ProcessingTime => e.advance(passed, f, out),
+            Engine::Aligned(e) if self.time == TimeDomain::ProcessingTime => e.advance(passed, f, out)?,
             Engine::Aligned(_) | Engine::Count(_) => {}
             Engine::Triggered(e) => e.advance_processing(passed, f, out),
             Engine::Session(e) => e.advance_processing(passed, f, out),
         }
+        Ok(())
     }
 }
 
@@ -126,14 +128,15 @@ where
     S: KeySelector<W::In, Key = W::Key>,
     G: Trigger<W::In>,
 {
-    fn add(&mut self, batch: &mut Batch<W::In>, times: Times<'_>, out: &mut Output<W::Out>) {
+    fn add(&mut self, batch: &mut Batch<W::In>, times: Times<'_>, out: &mut Output<W::Out>) -> Result<()> {
         let Self { selector, function, late, .. } = self;
         match &mut self.engine {
-            Engine::Aligned(e) => e.run(selector, function, batch, times, out, late),
+            Engine::Aligned(e) => e.run(selector, function, batch, times, out, late)?,
             Engine::Triggered(e) => e.run(selector, function, batch, times.iter(), out, late),
             Engine::Session(e) => e.run(selector, function, batch, times.iter(), out, late),
             Engine::Count(e) => e.run(selector, function, batch, times.iter(), out),
         }
+        Ok(())
     }
 }
 
@@ -145,6 +148,15 @@ where
 {
     type Key = W::Key;
     type Out = W::Out;
+    /// Engines of windows in time ask for what they use when they know the time; those that do not keep their states in memory.
+    const PREPARES: bool = true;
+
+    fn prepare(&mut self, batch: &Batch<W::In>) -> Result<()> {
+        match &mut self.engine {
+            Engine::Count(e) => want(batch, &self.selector, &mut [e.state()]),
+            Engine::Aligned(_) | Engine::Triggered(_) | Engine::Session(_) => Ok(()),
+        }
+    }
 
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<W::Key>> {
         match &mut self.engine {
@@ -195,12 +207,12 @@ where
         if self.needs_clock {
             // the clock may have been set back: time goes on from where it was
             let passed = self.clock.now_ms().saturating_sub(1).max(self.passed);
-            self.advance_processing(passed, out);
+            self.advance_processing(passed, out)?;
         }
         if self.time == TimeDomain::ProcessingTime {
-            self.add(batch, Times::All(self.passed.saturating_add(1)), out);
+            self.add(batch, Times::All(self.passed.saturating_add(1)), out)?;
         } else if timestamps.len() == batch.records.len() {
-            self.add(batch, Times::Each(&timestamps), out);
+            self.add(batch, Times::Each(&timestamps), out)?;
         } else if self.timed && !batch.is_empty() {
             return Err(Error::user(
                 ErrorCode::Graph,
@@ -210,7 +222,7 @@ where
                 ),
             ));
         } else {
-            self.add(batch, Times::All(i64::MIN), out);
+            self.add(batch, Times::All(i64::MIN), out)?;
         }
         batch.timestamps = timestamps;
         self.late.count(&self.metrics);
@@ -224,7 +236,7 @@ where
         }
         let f = &self.function;
         match &mut self.engine {
-            Engine::Aligned(e) if self.time == TimeDomain::EventTime => e.advance(watermark, f, out),
+            Engine::Aligned(e) if self.time == TimeDomain::EventTime => e.advance(watermark, f, out)?,
             Engine::Aligned(_) | Engine::Count(_) => {}
             Engine::Triggered(e) => e.advance_watermark(watermark, f, out),
             Engine::Session(e) => e.advance_watermark(watermark, f, out),
@@ -243,14 +255,13 @@ where
     }
 
     fn on_processing_time(&mut self, now: i64, out: &mut Output<W::Out>) -> Result<()> {
-        self.advance_processing(now.saturating_sub(1), out);
-        Ok(())
+        self.advance_processing(now.saturating_sub(1), out)
     }
 
     /// Windows of processing time fire as they are: nobody waits for the clock when nothing more can come.
     fn end_of_input(&mut self, out: &mut Output<W::Out>) -> Result<()> {
         if self.time == TimeDomain::ProcessingTime {
-            self.advance_processing(i64::MAX, out);
+            self.advance_processing(i64::MAX, out)?;
         }
         Ok(())
     }

@@ -2,8 +2,10 @@
 use crate::checkpoint::handles::StateDescriptor;
 use crate::data::{Data, Key};
 use crate::error::Result;
+use crate::state::backing::Backed;
 use crate::state::file::BlockWriter;
-use crate::state::snapshot::{EntryVisitor, FrozenRun, FrozenTable};
+use crate::state::snapshot::{EntryVisitor, FrozenRun, FrozenTable, StoreVisitor};
+use crate::state::store::{Column, StateStore, namespace_bytes};
 use crate::state::table::{FrozenSegments, History};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -21,6 +23,7 @@ pub(super) struct FrozenPanes<K, V> {
     pub dropped: Vec<(i64, u32)>,
     /// With the key groups of the subtask. None: always written whole.
     pub history: Option<(History, Range<u32>)>,
+    pub backed: Option<Backed>,
 }
 
 impl<K: Key, V: Data> FrozenTable for FrozenPanes<K, V> {
@@ -39,6 +42,37 @@ impl<K: Key, V: Data> FrozenTable for FrozenPanes<K, V> {
             segments.for_each(max_parallelism, &mut |group, k, v| {
                 encode(&mut key, &mut value, namespace, k, v);
                 visit(group, &key, &value)
+            })
+        })
+    }
+
+    fn store(&self) -> Option<&Arc<dyn StateStore>> {
+        self.backed.as_ref().map(|b| &b.store)
+    }
+
+    fn take_backed(&mut self) -> Option<Backed> {
+        self.backed.take()
+    }
+
+    fn dropped(&self, since: u32) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let mut gone: Vec<i64> = self.dropped.iter().filter(|d| d.1 > since).map(|d| d.0).collect();
+        gone.sort_unstable();
+        gone.dedup();
+        // one range for those that have no pane between them
+        let live = |a: i64, b: i64| self.panes.iter().any(|p| a < p.0 && p.0 < b);
+        let ranges = gone.chunk_by(|a, b| !live(*a, *b));
+        let bytes = |namespace| namespace_bytes(namespace).to_vec();
+        ranges.map(|r| (bytes(r[0]), r[r.len() - 1].checked_add(1).map(bytes))).collect()
+    }
+
+    fn changes(self: Box<Self>, since: u32, visit: &mut StoreVisitor<'_>) -> Result<()> {
+        let mut suffix = Vec::new();
+        self.panes.into_iter().try_for_each(|(namespace, segments)| {
+            segments.changes(since, &mut |hash, key, value| {
+                suffix.clear();
+                Column::pane_suffix(namespace, hash, &mut suffix);
+                suffix.extend_from_slice(key);
+                visit(&suffix, value)
             })
         })
     }

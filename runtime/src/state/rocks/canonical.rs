@@ -6,7 +6,7 @@ use crate::checkpoint::handles::StateDescriptor;
 use crate::error::Result;
 use crate::graph::key_group;
 use crate::state::snapshot::{EntryVisitor, FrozenTable};
-use crate::state::store::Column;
+use crate::state::store::{Column, KeyParts};
 use rocksdb::DB;
 use std::sync::Arc;
 
@@ -43,11 +43,18 @@ impl FrozenTable for Whole {
         self.entries
     }
     fn for_each(self: Box<Self>, max_parallelism: u32, visit: &mut EntryVisitor<'_>) -> Result<()> {
-        let (from, to) = key_range(self.column.prefix(), &self.about.key_groups, self.about.max_parallelism);
-        let path = self.reading.linked.path();
-        scan(&self.reading.db, path, from, to, &mut |key, value| match Column::split(key) {
+        let (path, db) = (self.reading.linked.path(), &self.reading.db);
+        let panes = self.column.has_panes();
+        // pane by pane: each begins again with the first key group
+        let groups = if panes { 0..self.about.max_parallelism } else { self.about.key_groups.clone() };
+        let (from, to) = key_range(self.column.prefix(), &groups, self.about.max_parallelism);
+        let mut canonical = Vec::new();
+        scan(db, path, from, to, &mut |key, value| match KeyParts::of(key, panes) {
             Some(_) if self.column.is_expired(value) => Ok(()),
-            Some((hash, key)) => visit(key_group(hash, max_parallelism), key, value),
+            Some(parts) => {
+                parts.canonical(&mut canonical);
+                visit(key_group(parts.hash, max_parallelism), &canonical, value)
+            }
             None => Err(failed("read", path, format!("Corruption: a key of {} bytes", key.len()))),
         })
     }

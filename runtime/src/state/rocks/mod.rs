@@ -27,6 +27,12 @@ pub fn factory(config: &StateConfig, subtasks: usize) -> Result<Arc<dyn StoreFac
     Ok(Arc::new(Factory { shared, directory: config.directory.clone() }))
 }
 
+/// Whose tables may take so many bytes, with folders below `directory`.
+#[cfg(test)]
+pub fn factory_for_tests(objects: usize, directory: &Path) -> Arc<dyn StoreFactory> {
+    Arc::new(Factory { shared: Shared::for_tests(objects), directory: directory.to_str().map(str::to_owned) })
+}
+
 struct Factory {
     shared: Shared,
     directory: Option<String>,

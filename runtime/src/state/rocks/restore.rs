@@ -8,7 +8,7 @@ use super::directory::{Folder, Root};
 use super::failed;
 use super::options::{Columns, Shared};
 use super::sorted::SortedFiles;
-use super::store::{About, RocksStore, key_range, scan};
+use super::store::{About, RocksStore, scan};
 use crate::data::HASH_VERSION;
 use crate::error::{Error, ErrorCode, Result};
 use crate::state::file::{self, ReadAt};
@@ -65,9 +65,9 @@ pub fn open(
         let keeps = wanted.contains(state.name.as_str());
         let keep = if keeps { first.wanted.clone() } else { all.end..all.end };
         let held = &first.head.key_groups;
-        for foreign in [held.start..keep.start.min(held.end), keep.end.max(held.start)..held.end] {
-            store.remove(&state.name, &foreign)?;
-        }
+        let foreign = [held.start..keep.start.min(held.end), keep.end.max(held.start)..held.end];
+        let ranges = foreign.iter().map(|groups| store.ranges(&store.db, &path, state, groups));
+        store.remove(ranges.collect::<Result<Vec<_>>>()?.concat())?;
     }
     copy(&store, root, others, &wanted)?;
     Ok(store)
@@ -155,8 +155,9 @@ fn copy(store: &RocksStore, root: &Root, sources: &[Source<'_>], wanted: &BTreeS
         let mut states: Vec<_> = source.head.states.iter().filter(|s| wanted.contains(s.name.as_str())).collect();
         states.sort_by_key(|s| Column::prefix_of(&s.name));
         for state in states {
-            let (from, to) = key_range(Column::prefix_of(&state.name), &source.wanted, store.about.max_parallelism);
-            scan(&db, &path, from, to, &mut |key, value| sorted.put(key, Some(value)))?;
+            for (from, to) in store.ranges(&db, &path, state, &source.wanted)? {
+                scan(&db, &path, from, to, &mut |key, value| sorted.put(key, Some(value)))?;
+            }
         }
         let done = sorted.finish()?;
         files.lock().unwrap_or_else(PoisonError::into_inner).extend(done);

@@ -1,7 +1,7 @@
 //! Sorted files that the database takes over as they are: no log, no buffer of writes, no second copy in memory.
 use super::failed;
 use super::options::Shared;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use rocksdb::{Options, SstFileWriter};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,29 +29,37 @@ impl<'a> SortedFiles<'a> {
         Self { options, folder, name, most, writer: None, files, finished: false, entries: 0 }
     }
 
+    fn writer(&mut self) -> Result<&mut SstFileWriter<'a>> {
+        if self.writer.is_none() {
+            let path = self.folder.join(format!("{}-{}.new", self.name, self.files.len()));
+            let writer = SstFileWriter::create(self.options);
+            self.files.push(path.clone());
+            writer.open(&path).map_err(|e| failed("write changes", self.folder, e))?;
+            self.writer = Some(writer);
+        }
+        self.writer.as_mut().ok_or_else(|| Error::internal("a file that was begun is not there"))
+    }
+
     /// Adds an entry, or the removal of a key.
     pub fn put(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
-        let fail = |e| failed("write changes", self.folder, e);
-        let writer = match &mut self.writer {
-            Some(w) => w,
-            None => {
-                let path = self.folder.join(format!("{}-{}.new", self.name, self.files.len()));
-                let writer = SstFileWriter::create(self.options);
-                self.files.push(path.clone());
-                writer.open(&path).map_err(fail)?;
-                self.writer.insert(writer)
-            }
-        };
-        match value {
+        let writer = self.writer()?;
+        let done = match value {
             Some(v) => writer.put(key, v),
             None => writer.delete(key),
-        }
-        .map_err(fail)?;
+        };
+        done.map_err(|e| failed("write changes", self.folder, e))?;
         self.entries += 1;
-        if self.entries.is_multiple_of(ASK) && writer.file_size() >= self.most {
+        if self.entries.is_multiple_of(ASK) && self.writer.as_ref().is_some_and(|w| w.file_size() >= self.most) {
             self.end_file()?;
         }
         Ok(())
+    }
+
+    /// Removes what is in a range of keys, from the first up to the second. Before the first [`Self::put`]: what is put later
+    /// stays.
+    pub fn remove_range(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
+        let done = self.writer()?.delete_range(from, to);
+        done.map_err(|e| failed("write changes", self.folder, e))
     }
 
     fn end_file(&mut self) -> Result<()> {

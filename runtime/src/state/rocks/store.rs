@@ -4,15 +4,17 @@ use super::directory::Folder;
 use super::failed;
 use super::options::{Columns, Shared};
 use super::sorted::SortedFiles;
-use crate::checkpoint::handles::StateDescriptor;
+use crate::checkpoint::handles::{StateDescriptor, StateKind};
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::key_group;
 use crate::state::backing::Backed;
 use crate::state::snapshot::FrozenTable;
-use crate::state::store::{Column, Expired, KeyList, LocalFiles, ObjectMemory, StateStore, Turns};
+use crate::state::store::{
+    Column, Expired, KeyList, KeyParts, LocalFiles, ObjectMemory, StateStore, Turns, namespace_bytes,
+};
 use rocksdb::{DB, Options, ReadOptions};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,11 +53,7 @@ pub fn first_hash(group: u32, max_parallelism: u32) -> Option<u64> {
 pub fn key_range(prefix: [u8; 4], groups: &Range<u32>, max_parallelism: u32) -> (Vec<u8>, Vec<u8>) {
     let bound = |group: u32| match first_hash(group, max_parallelism) {
         Some(hash) => [prefix.as_slice(), &hash.to_be_bytes()].concat(),
-        // behind all keys of the state
-        None => match u32::from_be_bytes(prefix).checked_add(1) {
-            Some(next) => next.to_be_bytes().to_vec(),
-            None => vec![0xff; 64],
-        },
+        None => behind(&prefix),
     };
     (bound(groups.start), bound(groups.end))
 }
@@ -117,17 +115,31 @@ impl RocksStore {
             self.turns.wait(&first.ticket)?;
         }
         all.sort_by_key(|(b, _)| b.column.prefix());
+        // what is dropped as a whole comes first: entries that came after it stay
+        let mut dropped = Vec::new();
+        for (backed, table) in &all {
+            for range in table.dropped(backed.column.flushed()) {
+                dropped.push(suffix_range(backed.column.prefix(), range));
+            }
+        }
         let mut files = SortedFiles::new(&self.shared, &self.options, self.folder.path(), self.unique("changes"));
+        for (from, to) in &dropped {
+            // whole files go at once
+            let gone = self.db.delete_file_in_range(from, to);
+            gone.map_err(|e| failed("remove entries", self.folder.path(), e))?;
+            files.remove_range(from, to)?;
+        }
         let mut done = Vec::with_capacity(all.len());
-        let mut key_bytes = Vec::new();
+        let mut key = Vec::new();
         for (backed, table) in all {
             // an earlier snapshot may have failed: then its changes are among these
             let since = backed.column.flushed();
             if since < backed.epoch {
-                table.changes(since, &mut |hash, key, value| {
-                    key_bytes.clear();
-                    backed.column.key(hash, |out| out.extend_from_slice(key), &mut key_bytes);
-                    files.put(&key_bytes, value)
+                table.changes(since, &mut |suffix, value| {
+                    key.clear();
+                    key.extend_from_slice(&backed.column.prefix());
+                    key.extend_from_slice(suffix);
+                    files.put(&key, value)
                 })?;
             }
             done.push(backed);
@@ -197,17 +209,55 @@ impl StateStore for RocksStore {
     }
 
     fn clear(&self, column: &Column) -> Result<()> {
-        self.remove(&column.descriptor.name, &(0..self.about.max_parallelism))
+        self.remove(vec![suffix_range(column.prefix(), (Vec::new(), None))])
     }
 
-    fn visit(&self, state: &str, entry: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
-        let (from, to) = key_range(Column::prefix_of(state), &self.about.key_groups, self.about.max_parallelism);
-        scan(&self.db, self.folder.path(), from, to, &mut |key, value| match Column::split(key) {
-            Some((hash, encoded)) if self.about.key_groups.contains(&key_group(hash, self.about.max_parallelism)) => {
-                entry(encoded, value)
+    fn visit(&self, state: &StateDescriptor, entry: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        let (groups, panes) = (&self.about.key_groups, state.kind == StateKind::Panes);
+        let path = self.folder.path();
+        let mut canonical = Vec::new();
+        for (from, to) in self.ranges(&self.db, path, state, groups)? {
+            scan(&self.db, path, from, to, &mut |key, value| match KeyParts::of(key, panes) {
+                Some(parts) if groups.contains(&key_group(parts.hash, self.about.max_parallelism)) => {
+                    parts.canonical(&mut canonical);
+                    entry(&canonical, value)
+                }
+                _ => Err(failed("read", path, format!("Corruption: a key of {} bytes", key.len()))),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn namespaces(&self, column: &Column) -> Result<Vec<i64>> {
+        namespaces(&self.db, self.folder.path(), column.prefix())
+    }
+
+    fn pane(
+        &self,
+        column: &Column,
+        namespace: i64,
+        from: u64,
+        entry: &mut dyn FnMut(u64, &[u8], &[u8]) -> Result<bool>,
+    ) -> Result<()> {
+        let path = self.folder.path();
+        let mut first = Vec::new();
+        column.pane_key(namespace, from, |_| {}, &mut first);
+        let mut options = ReadOptions::default();
+        // read once, and then it is gone
+        options.fill_cache(false);
+        options.set_iterate_upper_bound(pane_range(column.prefix(), namespace).1);
+        let mut all = self.db.raw_iterator_opt(options);
+        all.seek(&first);
+        while let Some((key, value)) = all.item() {
+            let Some(parts) = KeyParts::of(key, true) else {
+                return Err(failed("read", path, format!("Corruption: a key of {} bytes", key.len())));
+            };
+            if !entry(parts.hash, parts.key, value)? {
+                return Ok(());
             }
-            _ => Err(failed("read", self.folder.path(), format!("Corruption: a key of {} bytes", key.len()))),
-        })
+            all.next();
+        }
+        all.status().map_err(|e| failed("read", path, e))
     }
 
     fn turns(&self) -> &Arc<Turns> {
@@ -219,26 +269,100 @@ impl StateStore for RocksStore {
 }
 
 impl RocksStore {
-    /// Removes the entries of a state in a range of key groups.
-    pub(super) fn remove(&self, state: &str, groups: &Range<u32>) -> Result<()> {
-        if groups.is_empty() {
+    /// Removes the entries of these ranges of keys.
+    pub(super) fn remove(&self, ranges: Vec<(Vec<u8>, Vec<u8>)>) -> Result<()> {
+        if ranges.is_empty() {
             return Ok(());
         }
         let fail = |e| failed("remove entries", self.folder.path(), e);
-        let (from, to) = key_range(Column::prefix_of(state), groups, self.about.max_parallelism);
-        // files that have nothing else go at once; the rest is hidden until files are merged
-        self.db.delete_file_in_range(&from, &to).map_err(fail)?;
         let mut batch = rocksdb::WriteBatch::default();
-        batch.delete_range(&from, &to);
+        for (from, to) in &ranges {
+            // files that have nothing else go at once; the rest is hidden until files are merged
+            self.db.delete_file_in_range(from, to).map_err(fail)?;
+            batch.delete_range(from, to);
+        }
         self.db.write_opt(batch, &Shared::write()).map_err(fail)?;
         self.db.flush().map_err(fail)
     }
+
+    /// Where the entries of a state lie that belong to these key groups.
+    pub(super) fn ranges(
+        &self,
+        db: &DB,
+        path: &Path,
+        state: &StateDescriptor,
+        groups: &Range<u32>,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let (prefix, max) = (Column::prefix_of(&state.name), self.about.max_parallelism);
+        if groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        if state.kind != StateKind::Panes {
+            return Ok(vec![key_range(prefix, groups, max)]);
+        }
+        let of = |namespace| pane_key_range(prefix, namespace, groups, max);
+        Ok(namespaces(db, path, prefix)?.into_iter().map(of).collect())
+    }
+}
+
+/// A range of the keys of a state, given without the state.
+fn suffix_range(prefix: [u8; 4], (from, to): (Vec<u8>, Option<Vec<u8>>)) -> (Vec<u8>, Vec<u8>) {
+    let to = to.map_or_else(|| behind(&prefix), |to| [prefix.as_slice(), &to].concat());
+    ([prefix.as_slice(), &from].concat(), to)
+}
+
+/// The keys of a pane: from the first on, up to the second.
+fn pane_range(prefix: [u8; 4], namespace: i64) -> (Vec<u8>, Vec<u8>) {
+    let from = [prefix.as_slice(), &namespace_bytes(namespace)].concat();
+    let to = behind(&from);
+    (from, to)
+}
+
+/// As [`key_range`], of a pane.
+fn pane_key_range(prefix: [u8; 4], namespace: i64, groups: &Range<u32>, max_parallelism: u32) -> (Vec<u8>, Vec<u8>) {
+    let (pane, end) = pane_range(prefix, namespace);
+    let bound = |group: u32| match first_hash(group, max_parallelism) {
+        Some(hash) => [pane.as_slice(), &hash.to_be_bytes()].concat(),
+        None => end.clone(),
+    };
+    (bound(groups.start), bound(groups.end))
+}
+
+/// The first key behind all those that begin so.
+fn behind(prefix: &[u8]) -> Vec<u8> {
+    let mut next = prefix.to_vec();
+    while let Some(last) = next.pop() {
+        if let Some(more) = last.checked_add(1) {
+            next.push(more);
+            return next;
+        }
+    }
+    vec![0xff; 64]
+}
+
+/// Namespaces that have entries: from one to the next, whatever lies between.
+fn namespaces(db: &DB, path: &Path, prefix: [u8; 4]) -> Result<Vec<i64>> {
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound(behind(&prefix));
+    let mut all = db.raw_iterator_opt(options);
+    all.seek(prefix);
+    let mut found = Vec::new();
+    while let Some(key) = all.key() {
+        let parts = KeyParts::of(key, true);
+        let Some(namespace) = parts.and_then(|p| p.namespace) else {
+            return Err(failed("read", path, format!("Corruption: a key of {} bytes", key.len())));
+        };
+        found.push(namespace);
+        all.seek(pane_range(prefix, namespace).1);
+    }
+    all.status().map_err(|e| failed("read", path, e))?;
+    Ok(found)
 }
 
 /// Calls `entry` with all keys and values from `from` on, up to `to`.
 pub fn scan(
     db: &DB,
-    path: &std::path::Path,
+    path: &Path,
     from: Vec<u8>,
     to: Vec<u8>,
     entry: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>,

@@ -393,7 +393,7 @@ fn the_store_drops_what_has_expired() {
     s.store.db.compact_range(None::<&[u8]>, None::<&[u8]>);
     let mut left = 0;
     s.store
-        .visit("timed", &mut |_, _| {
+        .visit(s.states.timed.descriptor(), &mut |_, _| {
             left += 1;
             Ok(())
         })

@@ -43,6 +43,16 @@ fn keys_of_a_store_are_in_the_order_of_the_hash() {
     }
     let keys: Vec<_> = list.iter().collect();
     assert!(keys.is_sorted());
-    assert_eq!(keys.iter().map(|k| Column::split(k).unwrap()).collect::<Vec<_>>()[1], (1 << 8, b"a".as_slice()));
-    assert_eq!(Column::split(&keys[2][..11]), None);
+    let parts = KeyParts::of(keys[1], false).unwrap();
+    assert_eq!((parts.namespace, parts.hash, parts.key), (None, 1 << 8, b"a".as_slice()));
+    assert!(KeyParts::of(&keys[2][..11], false).is_none());
+    list.clear();
+    for (namespace, hash, key) in [(i64::MIN, 3, "b"), (-1, 2, "a"), (0, 1, "x"), (7, 0, ""), (i64::MAX, 0, "")] {
+        list.push(|out| column.pane_key(namespace, hash, |out| out.extend_from_slice(key.as_bytes()), out));
+    }
+    let keys: Vec<_> = list.iter().collect();
+    assert!(keys.is_sorted());
+    let parts = KeyParts::of(keys[1], true).unwrap();
+    assert_eq!((parts.namespace, parts.hash, parts.key), (Some(-1), 2, b"a".as_slice()));
+    assert!(KeyParts::of(&keys[4][..19], true).is_none());
 }

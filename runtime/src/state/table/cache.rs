@@ -51,6 +51,14 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         }
     }
 
+    /// Removes a key, also from the store if there is one.
+    pub fn forget_or_discard(&mut self, hash: u64, key: &K) {
+        match self.is_cache() {
+            true => self.forget(hash, key),
+            false => self.discard(hash, key),
+        }
+    }
+
     /// Lets entries go that were last written (or loaded) up to epoch `older`, until `target` are left; the store has what was
     /// written up to `flushed`. Goes around the segments, beginning at `cursor`; those that a snapshot still reads are left out.
     pub fn evict(&mut self, older: u32, flushed: u32, target: usize, cursor: &mut usize) {
@@ -82,6 +90,34 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         for segment in self.segments.iter_mut().filter(|s| s.under.is_none()) {
             segment.top.forget_removed(flushed);
         }
+    }
+
+    /// Entries whose hash is not less than the first, and less than the second (none: to the end); whole segments are passed over.
+    pub fn between(&self, from: u64, to: Option<u64>) -> impl Iterator<Item = (u64, &K, &V)> {
+        let last = to.map_or(u64::MAX, |t| t.saturating_sub(1));
+        let slots = (from >> 1 >> (63 - self.depth)) as usize..=(last >> 1 >> (63 - self.depth)) as usize;
+        // the slots of a segment lie side by side
+        let mut segments: Vec<u32> = self.directory.get(slots).unwrap_or_default().to_vec();
+        segments.dedup();
+        let entries = segments.into_iter().flat_map(|at| self.segments[at as usize].slots());
+        entries
+            .map(|s| (s.key.key_hash(), &s.key, &s.value))
+            .filter(move |e| e.0 >= from && to.is_none_or(|to| e.0 < to))
+    }
+
+    /// The first hash behind the segments that hold so many entries, or a few more, from this hash on; none: there are fewer.
+    pub fn reach(&self, from: u64, entries: usize) -> Option<u64> {
+        let (mut slot, mut n) = ((from >> 1 >> (63 - self.depth)) as usize, 0);
+        while let Some(&at) = self.directory.get(slot) {
+            let segment = &self.segments[at as usize];
+            n += segment.layers().map(|l| l.table.len()).sum::<usize>();
+            let slots = 1usize << (self.depth - segment.depth);
+            slot = slot / slots * slots + slots;
+            if n >= entries {
+                return (slot < self.directory.len()).then(|| (slot as u64) << 1 << (63 - self.depth));
+            }
+        }
+        None
     }
 
     /// Up to so many entries, of segments from `segment` on.

@@ -7,6 +7,7 @@ use crate::graph::{key_group, key_group_range};
 use crate::job::RuntimeContext;
 use crate::job::function::Computed;
 use crate::job::keyed_stages::KeyedOperator;
+use crate::job::stored::read_into_memory;
 use crate::job::window::TimeWindow;
 use crate::job::window::function::{Elements, WindowFunction};
 use crate::job::window::operator::{Spec, WindowOperator};
@@ -15,7 +16,9 @@ use crate::observe::TaskMetrics;
 use crate::state::file::{
     Compression, InMemory, NotDeclared, Piece, ReadAt, SnapshotMeta, WriteOptions, restore as restore_files, write,
 };
+use crate::state::store::{StateStore, StoreFactory, StoreSubtask, StoredSnapshot};
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
@@ -82,6 +85,39 @@ impl<O: KeyedOperator<Rec, Key = u64, Out = Emitted>> UnderTest for O {}
 struct Subtask<O> {
     operator: O,
     out: Output<Emitted>,
+    /// Keeps some of its states.
+    store: Option<Arc<dyn StateStore>>,
+}
+
+/// What subtasks start from.
+#[derive(Default)]
+struct Files {
+    canonical: Vec<InMemory>,
+    /// A store's own, of these key groups.
+    stored: Vec<(Range<u32>, Vec<Arc<dyn ReadAt>>)>,
+}
+
+/// Where states are kept: in stores, in memory, in other stores ... one after the other at each restore.
+pub struct Places {
+    factory: Arc<dyn StoreFactory>,
+    /// Where the stores lie.
+    _directory: tempfile::TempDir,
+    restores: usize,
+}
+
+impl Places {
+    #[cfg(feature = "rocksdb")]
+    pub fn new(factory: Arc<dyn StoreFactory>, directory: tempfile::TempDir) -> Self {
+        Self { factory, _directory: directory, restores: 0 }
+    }
+    /// Subtasks that start after so many restores have their states in stores.
+    fn keeps(&self) -> bool {
+        [true, true, true, false, true, false][self.restores % 6]
+    }
+    /// The next snapshot is a savepoint; others have the stores' files.
+    fn saves(&self) -> bool {
+        self.restores % 6 == 2
+    }
 }
 
 pub struct Driver<O> {
@@ -90,6 +126,7 @@ pub struct Driver<O> {
     clock: Clock,
     fired: Arc<Mutex<Vec<(Emitted, i64)>>>,
     late: Arc<Mutex<Vec<(Rec, i64)>>>,
+    places: Option<Places>,
 }
 
 impl<G: Trigger<Rec>> Driver<Operator<G>> {
@@ -101,24 +138,60 @@ impl<G: Trigger<Rec>> Driver<Operator<G>> {
 
 impl<O: UnderTest> Driver<O> {
     pub fn of(make: impl Fn() -> O + 'static, parallelism: u32) -> Self {
+        Self::at(make, parallelism, None)
+    }
+
+    /// `places`: none: states are in memory.
+    pub fn at(make: impl Fn() -> O + 'static, parallelism: u32, places: Option<Places>) -> Self {
         let mut driver = Self {
             make: Box::new(make),
             subtasks: Vec::new(),
             clock: Clock::manual(0),
             fired: Arc::default(),
             late: Arc::default(),
+            places,
         };
-        driver.start(&[], parallelism);
+        driver.start(&Files::default(), parallelism);
         driver
     }
 
-    fn start(&mut self, files: &[InMemory], parallelism: u32) {
+    /// As the stage of an operator opens its states.
+    fn open(&self, operator: &mut O, subtask: u32, groups: &Range<u32>, files: &Files) -> Option<Arc<dyn StateStore>> {
+        let overlap = |g: &Range<u32>| g.start < groups.end && groups.start < g.end;
+        let stored = files.stored.iter().filter(|s| overlap(&s.0));
+        let stored: Vec<_> = stored.map(|(g, files)| StoredSnapshot { key_groups: g.clone(), files }).collect();
+        let places = self.places.as_ref()?;
+        if !places.keeps() && stored.is_empty() {
+            return None;
+        }
+        let about = StoreSubtask {
+            operator: "w",
+            subtask,
+            key_groups: groups.clone(),
+            max_parallelism: MAX_PARALLELISM,
+            states: operator.states().iter().map(|s| s.descriptor().clone()).collect(),
+            drop_others: false,
+        };
+        let store = places.factory.open(&about, &stored).unwrap();
+        let mut kept = false;
+        for state in operator.states() {
+            if places.keeps() && state.attach(&store, stored.is_empty()).unwrap() {
+                kept = true;
+            } else {
+                read_into_memory("w", groups, MAX_PARALLELISM, &*store, state).unwrap();
+            }
+        }
+        kept.then_some(store)
+    }
+
+    fn start(&mut self, files: &Files, parallelism: u32) {
         self.subtasks.clear();
         for subtask in 0..parallelism {
             let mut operator = (self.make)();
-            let files: Vec<&dyn ReadAt> = files.iter().map(|f| f as &dyn ReadAt).collect();
-            let chains: Vec<_> = files.chunks(1).collect();
             let groups = key_group_range(subtask, parallelism, MAX_PARALLELISM);
+            let store = self.open(&mut operator, subtask, &groups, files);
+            let files: Vec<&dyn ReadAt> = files.canonical.iter().map(|f| f as &dyn ReadAt).collect();
+            let chains: Vec<_> = files.chunks(1).collect();
             let refuse = NotDeclared::Refuse;
             restore_files("w", &groups, MAX_PARALLELISM, refuse, &chains, &mut operator.states()).unwrap();
             let cx = RuntimeContext {
@@ -135,7 +208,7 @@ impl<O: UnderTest> Driver<O> {
                 side.connect(vec![AnyStage::new::<Rec>(Box::new(Collector(self.late.clone())))]).unwrap();
             }
             let out = Output::new(vec![Box::new(Collector(self.fired.clone())) as Box<dyn Stage<_>>]);
-            self.subtasks.push(Subtask { operator, out });
+            self.subtasks.push(Subtask { operator, out, store });
         }
     }
 
@@ -154,7 +227,13 @@ impl<O: UnderTest> Driver<O> {
                 }
             }
             s.out.begin(true);
+            if s.store.is_some() {
+                s.operator.prepare(&batch).unwrap();
+            }
             s.operator.run(&mut batch, &mut s.out).unwrap();
+            if s.store.is_some() {
+                s.operator.states().into_iter().for_each(|s| s.settle().unwrap());
+            }
         }
     }
 
@@ -179,10 +258,12 @@ impl<O: UnderTest> Driver<O> {
 
     /// Through snapshot files into new subtasks; the old ones go on until their snapshot is written.
     pub fn restore(&mut self, parallelism: u32) {
-        let mut files = Vec::new();
+        let mut files = Files::default();
         let old = self.subtasks.len() as u32;
+        let saves = self.places.as_ref().is_some_and(Places::saves);
         for (i, s) in (0..old).zip(&mut self.subtasks) {
-            let frozen: Vec<Piece> = s.operator.states().into_iter().map(|s| s.freeze().into()).collect();
+            let frozen: Vec<_> = s.operator.states().into_iter().map(|s| s.freeze()).collect();
+            let (backed, mut frozen): (Vec<_>, Vec<_>) = frozen.into_iter().partition(|t| t.store().is_some());
             let meta = SnapshotMeta {
                 operator: "w".into(),
                 hash_version: HASH_VERSION,
@@ -199,8 +280,26 @@ impl<O: UnderTest> Driver<O> {
                 batch.hashes.push(k.key_hash());
                 batch.timestamps.push(i64::MAX / 2);
             }
+            if s.store.is_some() {
+                s.operator.prepare(&batch).unwrap();
+            }
             s.operator.run(&mut batch, &mut away).unwrap();
             s.operator.on_watermark(i64::MAX, &mut away).unwrap();
+            match &s.store {
+                Some(store) if saves => frozen.extend(store.whole(backed).unwrap()),
+                Some(store) => {
+                    let local = store.checkpoint(backed).unwrap();
+                    let file =
+                        |name: &str, bytes: Vec<u8>| Arc::new(InMemory { name: name.into(), bytes: bytes.into() });
+                    let mut all: Vec<Arc<dyn ReadAt>> = vec![file("head", local.head)];
+                    all.extend(local.files.iter().map(|f| file(&f.name, std::fs::read(&f.path).unwrap()) as _));
+                    if all.len() > 1 {
+                        files.stored.push((key_group_range(i, old, MAX_PARALLELISM), all));
+                    }
+                }
+                None => {}
+            }
+            let frozen: Vec<Piece> = frozen.into_iter().map(Piece::from).collect();
             let mut bytes = Vec::new();
             let options = WriteOptions { block: 64, ..WriteOptions::default() };
             write(meta, frozen, &options, &mut |chunk| {
@@ -208,7 +307,10 @@ impl<O: UnderTest> Driver<O> {
                 Ok(())
             })
             .unwrap();
-            files.push(InMemory { name: format!("w-{i}"), bytes: bytes.into() });
+            files.canonical.push(InMemory { name: format!("w-{i}"), bytes: bytes.into() });
+        }
+        if let Some(places) = &mut self.places {
+            places.restores += 1;
         }
         // what the old subtasks did after the barrier is gone with them
         self.fired.lock().unwrap().clear();
@@ -230,6 +332,24 @@ impl<O: UnderTest> Driver<O> {
         fired.sort_unstable();
         late.sort_unstable();
         (fired, late)
+    }
+
+    /// Panes of the operator's first state that are left in stores, once these know of all that was dropped.
+    #[cfg(feature = "rocksdb")]
+    pub fn namespaces_in_stores(&mut self) -> usize {
+        let mut left = 0;
+        for s in &mut self.subtasks {
+            let Some(store) = &s.store else { continue };
+            let frozen = s.operator.states().into_iter().map(|s| s.freeze());
+            let mut backed: Vec<_> = frozen.filter(|t| t.store().is_some()).collect();
+            let places = backed.iter_mut().filter_map(|t| t.take_backed());
+            let columns: Vec<_> = places.map(|b| b.column.clone()).collect();
+            drop(backed);
+            let again = s.operator.states().into_iter().map(|s| s.freeze()).filter(|t| t.store().is_some());
+            store.flush(again.collect()).unwrap();
+            left += columns.iter().map(|c| store.namespaces(c).unwrap().len()).sum::<usize>();
+        }
+        left
     }
 
     /// Keys and windows held in the operator's first state.

@@ -4,3 +4,5 @@ mod driver;
 mod edges;
 mod oracle;
 mod properties;
+#[cfg(feature = "rocksdb")]
+mod stored;

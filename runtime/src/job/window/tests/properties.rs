@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use std::time::Duration;
 
 #[derive(Debug, Clone)]
-enum Event {
+pub(super) enum Event {
     /// Keys, and distances of the timestamps from where event time is.
     Batch(Vec<(u64, i64)>),
     /// Event time goes on by so much; the watermark lags behind by so much.
@@ -29,7 +29,7 @@ enum Event {
     Restore(u32),
 }
 
-fn events() -> impl Strategy<Value = Vec<Event>> {
+pub(super) fn events() -> impl Strategy<Value = Vec<Event>> {
     let record = (0u64..7, -80i64..40);
     let event = prop_oneof![
         6 => prop::collection::vec(record, 1..12).prop_map(Event::Batch),
@@ -40,7 +40,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..60)
 }
 
-fn aligned() -> impl Strategy<Value = Kind> {
+pub(super) fn aligned() -> impl Strategy<Value = Kind> {
     prop_oneof![
         (1i64..60, -70i64..70).prop_map(|(size, offset)| Kind::Aligned { size, slide: size, offset }),
         (1i64..60, 1i64..40, -70i64..70).prop_map(|(size, slide, offset)| Kind::Aligned { size, slide, offset }),
@@ -48,7 +48,7 @@ fn aligned() -> impl Strategy<Value = Kind> {
     ]
 }
 
-fn kinds() -> impl Strategy<Value = Kind> {
+pub(super) fn kinds() -> impl Strategy<Value = Kind> {
     prop_oneof![
         3 => aligned(),
         2 => (1i64..25).prop_map(|gap| Kind::Session { gap }),
@@ -56,11 +56,11 @@ fn kinds() -> impl Strategy<Value = Kind> {
     ]
 }
 
-fn lateness() -> impl Strategy<Value = i64> {
+pub(super) fn lateness() -> impl Strategy<Value = i64> {
     prop_oneof![Just(0), 1i64..60]
 }
 
-fn spec(kind: Kind, time: TimeDomain, lateness: i64) -> Spec {
+pub(super) fn spec(kind: Kind, time: TimeDomain, lateness: i64) -> Spec {
     let windows = match kind {
         Kind::Aligned { size, slide, offset } => Windows::Aligned(Aligned::new(size, slide, offset), time),
         Kind::Session { gap } => Windows::Session { gap, time },
@@ -76,7 +76,7 @@ fn play<G: Trigger<Rec>>(kind: Kind, time: TimeDomain, lateness: i64, trigger: G
 }
 
 /// The operator emits `expected` of each firing of the oracle.
-fn play_with<O: UnderTest, G: Trigger<Rec>>(
+pub(super) fn play_with<O: UnderTest, G: Trigger<Rec>>(
     mut driver: Driver<O>,
     mut oracle: Oracle<G>,
     expected: impl Fn(Fired) -> Vec<Fired>,
@@ -134,7 +134,7 @@ fn play_with<O: UnderTest, G: Trigger<Rec>>(
 
 /// A rule of a user's own: fires for each third record, purges for each seventh, and 20 ms of event time after the first.
 #[derive(Debug, Clone)]
-struct Odd;
+pub(super) struct Odd;
 
 impl Trigger<Rec> for Odd {
     type State = Option<i64>;
@@ -161,11 +161,11 @@ impl Trigger<Rec> for Odd {
     }
 }
 
-const EVENT: TimeDomain = TimeDomain::EventTime;
-const CLOCK: TimeDomain = TimeDomain::ProcessingTime;
+pub(super) const EVENT: TimeDomain = TimeDomain::EventTime;
+pub(super) const CLOCK: TimeDomain = TimeDomain::ProcessingTime;
 
 #[derive(Clone)]
-struct Sum;
+pub(super) struct Sum;
 impl AggregateFunction for Sum {
     type In = Rec;
     type Acc = (i64, i64);
