@@ -12,9 +12,9 @@ use crate::graph::{JobGraph, LogicalGraph};
 use crate::taskmanager::upload::{StorageFiles, StorageUploader};
 use crate::testing::Activity;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc;
-use weir_api::config::StateConfig;
+use weir_api::config::{StateBackend, StateConfig};
 use weir_api::ids::{Attempt, CheckpointId, JobName};
 
 /// The job that the harness runs, for its folder in the storage.
@@ -60,6 +60,16 @@ impl Setup {
 pub type Snapshot = (CheckpointId, BTreeMap<TaskId, TaskSnapshot>);
 
 pub(crate) const MAX_PARALLELISM: u32 = 128;
+
+/// Threads for uploads, as a taskmanager has: a task may wait for an upload, and one that it started on its own threads might stay
+/// with the very thread that waits.
+fn uploads() -> Result<tokio::runtime::Handle> {
+    static UPLOADS: OnceLock<Result<tokio::runtime::Runtime, String>> = OnceLock::new();
+    let new = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = UPLOADS.get_or_init(|| new().map_err(|e| e.to_string()));
+    let failed = |e| Error::internal(format!("cannot start threads for uploads: {e}"));
+    runtime.as_ref().map(|r| r.handle().clone()).map_err(failed)
+}
 
 impl Harness {
     /// Starts the job new, on the current runtime.
@@ -131,11 +141,15 @@ impl Harness {
         };
         let (sender, events) = mpsc::unbounded_channel();
         let handle = tokio::runtime::Handle::current();
+        let control = match setup.state.backend {
+            StateBackend::RocksDb => uploads()?,
+            StateBackend::Hashmap => handle.clone(),
+        };
         let env = Environment {
             me: 0,
             channels: Channels::in_process(id),
-            data: handle.clone().into(),
-            control: handle,
+            data: handle.into(),
+            control,
             uploader: Arc::new(StorageUploader::new(setup.storage.clone(), plan.clone(), &deployment.restore)),
             files: Arc::new(StorageFiles(setup.storage.clone())),
             events: sender,

@@ -49,6 +49,15 @@ pub trait CoOperator<A, B>: Send + 'static {
     fn on_watermark(&mut self, _watermark: i64, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
     }
+    /// It has not done all that a watermark or the clock means, as the results might not fit into memory: [`Self::go_on`] is called
+    /// until it has, whenever there is room behind it, and before anything else is asked of it.
+    fn is_busy(&self) -> bool {
+        false
+    }
+    /// Does more of it.
+    fn go_on(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
     fn next_processing_time(&mut self) -> Option<i64> {
         None
     }
@@ -82,6 +91,10 @@ struct CoStage<A, B, O: CoOperator<A, B>> {
     out: Output<O::Out>,
     /// A store keeps the states.
     stored: bool,
+    /// To be handed on when the operator has done what it means.
+    held: Option<i64>,
+    /// The operator has more to do.
+    busy: bool,
     inputs: PhantomData<fn(A, B)>,
 }
 
@@ -90,6 +103,25 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> CoStage<A, B, O> {
         if self.ttl.is_wanted() {
             self.ttl.tell(self.operator.states());
         }
+    }
+    /// Has the operator do the rest of what it has begun, room or not.
+    #[cold]
+    fn finish(&mut self) -> Result<()> {
+        while self.operator.is_busy() {
+            self.operator.go_on(&mut self.out)?;
+        }
+        self.finished()
+    }
+    fn finished(&mut self) -> Result<()> {
+        self.busy = false;
+        match self.held.take() {
+            Some(watermark) => self.pass(&mut Signal::Watermark(watermark)),
+            None => Ok(()),
+        }
+    }
+    fn pass(&mut self, signal: &mut Signal<'_>) -> Result<()> {
+        signal_sides(self.operator.side_outputs(), signal)?;
+        self.out.signal(signal)
     }
     fn check(&mut self) -> Result<()> {
         if self.stored {
@@ -102,6 +134,9 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> CoStage<A, B, O> {
 
 impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B, O> {
     fn process1(&mut self, batch: &mut Batch<A>) -> Result<()> {
+        if self.busy {
+            self.finish()?;
+        }
         self.ended.records(ended::FIRST);
         self.out.begin(!batch.timestamps.is_empty());
         self.tell_time();
@@ -113,6 +148,9 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
         self.check()
     }
     fn process2(&mut self, batch: &mut Batch<B>) -> Result<()> {
+        if self.busy {
+            self.finish()?;
+        }
         self.ended.records(ended::SECOND);
         self.out.begin(!batch.timestamps.is_empty());
         self.tell_time();
@@ -124,6 +162,9 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
         self.check()
     }
     fn ended1(&mut self) -> Result<()> {
+        if self.busy {
+            self.finish()?;
+        }
         if self.ended.tell(O::TOLD_ONCE, ended::FIRST) {
             self.tell_time();
             self.operator.end_of_input1(&mut self.out)?;
@@ -131,6 +172,9 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
         self.check()
     }
     fn ended2(&mut self) -> Result<()> {
+        if self.busy {
+            self.finish()?;
+        }
         if self.ended.tell(O::TOLD_ONCE, ended::SECOND) {
             self.tell_time();
             self.operator.end_of_input2(&mut self.out)?;
@@ -138,14 +182,26 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
         self.check()
     }
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
+        // these have no place among records and watermarks
+        if self.busy && !matches!(signal, Signal::Flush | Signal::Complete(_) | Signal::Aborted(_)) {
+            self.finish()?;
+        }
         if self.ttl.precedes(signal) {
             self.tell_time();
         }
         match signal {
-            Signal::Watermark(w) => self.operator.on_watermark(*w, &mut self.out)?,
+            Signal::Watermark(w) => {
+                self.operator.on_watermark(*w, &mut self.out)?;
+                self.busy = self.operator.is_busy();
+                if self.busy {
+                    self.held = Some(*w);
+                    return Ok(());
+                }
+            }
             Signal::ProcessingTime(now) => {
                 self.out.erase_timestamp();
                 self.operator.on_processing_time(*now, &mut self.out)?;
+                self.busy = self.operator.is_busy();
             }
             Signal::EndOfInput if self.ended.tell(O::TOLD_ONCE, ended::BOTH) => {
                 self.operator.end_of_input(&mut self.out)?;
@@ -163,11 +219,22 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
             }
             _ => {}
         }
-        signal_sides(self.operator.side_outputs(), signal)?;
-        self.out.signal(signal)
+        self.pass(signal)
     }
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         ready!(poll_sides(self.operator.side_outputs(), cx))?;
+        if self.busy {
+            ready!(self.out.poll_ready(cx))?;
+            self.operator.go_on(&mut self.out)?;
+            check_sides(self.operator.side_outputs())?;
+            self.out.check()?;
+            if self.operator.is_busy() {
+                // the task looks for commands between
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.finished()?;
+        }
         self.out.poll_ready(cx)
     }
     fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
@@ -206,7 +273,9 @@ impl<A: Data, B: Data, O: CoOperator<A, B>, M: Fn() -> O + Send + Sync> NodeFact
         connect_sides(operator.side_outputs(), &mut next)?;
         let (name, out) = (cx.operator.to_owned(), output(next.main())?);
         let ended = Ended::restored(O::TOLD_ONCE, cx.restore);
-        let stage = CoStage { name, operator, ttl, ended, out, stored, inputs: PhantomData::<fn(A, B)> };
+        let (held, busy) = (None, false);
+        let types = PhantomData::<fn(A, B)>;
+        let stage = CoStage { name, operator, ttl, ended, out, stored, held, busy, inputs: types };
         two_input_task::<A, B>(inputs, stage)
     }
 }

@@ -52,6 +52,15 @@ pub trait KeyedOperator<T>: Send + 'static {
     fn on_watermark(&mut self, _watermark: i64, _out: &mut Output<Self::Out>) -> Result<()> {
         Ok(())
     }
+    /// It has not done all that a watermark or the clock means, as the results might not fit into memory: [`Self::go_on`] is called
+    /// until it has, whenever there is room behind it, and before anything else is asked of it.
+    fn is_busy(&self) -> bool {
+        false
+    }
+    /// Does more of it.
+    fn go_on(&mut self, _out: &mut Output<Self::Out>) -> Result<()> {
+        Ok(())
+    }
     /// When [`Self::on_processing_time`] is wanted next; ms since the Unix epoch. Asked about once in sixteen batches and
     /// before the task sleeps.
     fn next_processing_time(&mut self) -> Option<i64> {
@@ -366,11 +375,42 @@ struct KeyedStage<T, O: KeyedOperator<T>> {
     ended: Ended,
     /// A store keeps the states.
     stored: bool,
+    /// To be handed on when the operator has done what it means.
+    held: Option<i64>,
+    /// The operator has more to do.
+    busy: bool,
+}
+
+impl<T: Data, O: KeyedOperator<T>> KeyedStage<T, O> {
+    /// Has the operator do the rest of what it has begun, room or not.
+    #[cold]
+    fn finish(&mut self) -> Result<()> {
+        while self.operator.is_busy() {
+            self.operator.go_on(&mut self.out)?;
+        }
+        self.finished()
+    }
+
+    fn finished(&mut self) -> Result<()> {
+        self.busy = false;
+        match self.held.take() {
+            Some(watermark) => self.pass(&mut Signal::Watermark(watermark)),
+            None => Ok(()),
+        }
+    }
+
+    fn pass(&mut self, signal: &mut Signal<'_>) -> Result<()> {
+        signal_sides(self.operator.side_outputs(), signal)?;
+        self.out.signal(signal)
+    }
 }
 
 impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
     fn process(&mut self, batch: &mut Batch<T>) -> Result<()> {
         debug_assert_eq!(batch.records.len(), batch.hashes.len());
+        if self.busy {
+            self.finish()?;
+        }
         self.ended.records(ended::FIRST);
         self.out.begin(!batch.timestamps.is_empty());
         if self.ttl.is_wanted() {
@@ -388,14 +428,26 @@ impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
         self.out.check()
     }
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
+        // these have no place among records and watermarks
+        if self.busy && !matches!(signal, Signal::Flush | Signal::Complete(_) | Signal::Aborted(_)) {
+            self.finish()?;
+        }
         if self.ttl.precedes(signal) {
             self.ttl.tell(self.operator.states());
         }
         match signal {
-            Signal::Watermark(w) => self.operator.on_watermark(*w, &mut self.out)?,
+            Signal::Watermark(w) => {
+                self.operator.on_watermark(*w, &mut self.out)?;
+                self.busy = self.operator.is_busy();
+                if self.busy {
+                    self.held = Some(*w);
+                    return Ok(());
+                }
+            }
             Signal::ProcessingTime(now) => {
                 self.out.erase_timestamp();
                 self.operator.on_processing_time(*now, &mut self.out)?;
+                self.busy = self.operator.is_busy();
             }
             Signal::Split(_) => return Ok(()),
             Signal::EndOfInput if self.ended.tell(O::TOLD_ONCE, ended::FIRST) => {
@@ -414,11 +466,22 @@ impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
             }
             _ => {}
         }
-        signal_sides(self.operator.side_outputs(), signal)?;
-        self.out.signal(signal)
+        self.pass(signal)
     }
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         ready!(poll_sides(self.operator.side_outputs(), cx))?;
+        if self.busy {
+            ready!(self.out.poll_ready(cx))?;
+            self.operator.go_on(&mut self.out)?;
+            check_sides(self.operator.side_outputs())?;
+            self.out.check()?;
+            if self.operator.is_busy() {
+                // the task looks for commands between
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.finished()?;
+        }
         self.out.poll_ready(cx)
     }
     fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
@@ -447,7 +510,8 @@ impl<T: Data, O: KeyedOperator<T>, M: Fn() -> O + Send + Sync> NodeFactory for K
         connect_sides(operator.side_outputs(), &mut next)?;
         let (name, out) = (cx.operator.to_owned(), output(next.main())?);
         let ended = Ended::restored(O::TOLD_ONCE, cx.restore);
-        let stage = KeyedStage::<T, O> { name, operator, out, ttl, ended, stored };
+        let (held, busy) = (None, false);
+        let stage = KeyedStage::<T, O> { name, operator, out, ttl, ended, stored, held, busy };
         Ok(AnyStage::new::<T>(Box::new(stage)))
     }
 }

@@ -13,7 +13,7 @@ use crate::state::{KeyRef, KeyedTable};
 use std::ops::Range;
 
 /// Restores an operator's states. If the job keeps state in a store, those that can be are attached to one: `prepares` says that
-/// the operator reads ahead. True if it has to.
+/// the operator reads ahead. True if it has to, and settles its states between batches.
 pub(super) fn open_states<K: Key>(
     cx: &BuildContext<'_>,
     prepares: bool,
@@ -25,7 +25,6 @@ pub(super) fn open_states<K: Key>(
         .filter(|(h, _)| h.format == FileFormat::RocksDb)
         .map(|(h, files)| StoredSnapshot { key_groups: h.key_groups.clone(), files })
         .collect();
-    let mut stored = false;
     let keeper = cx.stores.keeper().filter(|_| prepares);
     if keeper.is_some() || !snapshots.is_empty() {
         let subtask = StoreSubtask {
@@ -42,9 +41,8 @@ pub(super) fn open_states<K: Key>(
             None => cx.stores.reader()?.open(&subtask, &snapshots)?,
         };
         for state in states.iter_mut() {
-            if keeper.is_some() && state.attach(&store, snapshots.is_empty())? {
-                stored = true;
-            } else if !snapshots.is_empty() {
+            let attached = keeper.is_some() && state.attach(&store, snapshots.is_empty())?;
+            if !attached && !snapshots.is_empty() {
                 read_into_memory(cx.operator, &cx.key_groups, cx.max_parallelism, &*store, &mut **state)?;
             }
         }
@@ -59,7 +57,7 @@ pub(super) fn open_states<K: Key>(
         let restored = file::restore(cx.operator, &cx.key_groups, cx.max_parallelism, dropping, &chains, states)?;
         tracing::debug!(operator = cx.operator, subtask = cx.subtask, entries = restored.entries, "state restored");
     }
-    Ok(stored)
+    Ok(keeper.is_some())
 }
 
 /// A state that was in a store and is in memory from now on.

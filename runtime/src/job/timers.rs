@@ -5,7 +5,7 @@ use crate::data::{Key, hash_combine};
 use crate::dataflow::Clock;
 use crate::state::frozen::{EntryError, RawEntry, RestoreShard, RestoreTarget};
 use crate::state::snapshot::FrozenTable;
-use crate::state::store::StateStore;
+use crate::state::store::{FixedShare, StateStore};
 use crate::state::{KeyRef, KeyedTable, MapState};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -48,6 +48,15 @@ pub struct Timers<K, N = ()> {
     clock: Clock,
     /// A store keeps the function's other states: it wants to know early which timers fire. And how many it knows of.
     stored: Option<usize>,
+    memory: Option<TimerMemory>,
+}
+
+/// The memory that timers take beside a store.
+struct TimerMemory {
+    share: FixedShare,
+    /// Bytes that a key, or a namespace, has besides its own size, on average; measured when there were so many timers.
+    heap: usize,
+    measured: usize,
 }
 
 /// Entries by time. An entry whose timer was deleted stays until its time comes, or until they are many.
@@ -92,6 +101,9 @@ impl<K, N> Ord for Entry<K, N> {
 
 /// Stale entries that a heap may hold beside as many as there are timers.
 const STALE: usize = 1024;
+
+/// Timers that are encoded to know how large they are.
+const SAMPLE: usize = 64;
 
 /// Timers whose keys a store is asked for at once.
 const AHEAD: usize = 512;
@@ -167,6 +179,7 @@ impl<K: Key, N: Key> Timers<K, N> {
             last_of_all: None,
             clock: Clock::system(),
             stored: None,
+            memory: None,
         }
     }
 
@@ -261,6 +274,26 @@ impl<K: Key, N: Key> Timers<K, N> {
     }
 }
 
+impl<K: Key, N: Key> Timers<K, N> {
+    /// Says how much memory they take.
+    fn account(&mut self) -> crate::error::Result<()> {
+        let Self { table, event, processing, memory: Some(memory), .. } = self else { return Ok(()) };
+        let entries = event.heap.len() + processing.heap.len();
+        if entries > 2 * memory.measured {
+            let mut bytes = Vec::new();
+            let sample = event.heap.as_slice().iter().chain(processing.heap.as_slice()).take(SAMPLE);
+            let n = sample.map(|e| (e.key.encode(&mut bytes), e.namespace.encode(&mut bytes))).count();
+            let on_heap = std::mem::needs_drop::<(K, N)>();
+            memory.heap = if on_heap { bytes.len() * 5 / 4 / n.max(1) + 16 } else { 0 };
+            memory.measured = entries;
+        }
+        // a vector that grows by doubling; a small map for each key, half full
+        let each = size_of::<Entry<K, N>>() * 3 / 2 + size_of::<(bool, i64, N)>() * 2 + 2 * memory.heap;
+        let of_key = size_of::<(K, [usize; 4], u32)>() * 3 / 2 + 64 + memory.heap;
+        memory.share.set(entries * each + table.len() * of_key)
+    }
+}
+
 impl<K: Key> Timers<K> {
     /// Registers an event-time timer; ms since the Unix epoch. False if it was there already.
     pub fn register_event_time(&mut self, key: &KeyRef<'_, K>, timestamp: i64) -> bool {
@@ -297,9 +330,17 @@ impl<K: Key, N: Key> KeyedTable<K> for Timers<K, N> {
         self.table.adopt(shards);
     }
     /// They stay in memory, in the order of time.
-    fn attach(&mut self, _: &Arc<dyn StateStore>, _: bool) -> crate::error::Result<bool> {
+    fn attach(&mut self, store: &Arc<dyn StateStore>, _: bool) -> crate::error::Result<bool> {
         self.stored = Some(0);
+        let share = FixedShare::new(&**store, format!("the timers {:?}", self.descriptor().name));
+        self.memory = Some(TimerMemory { share, heap: 0, measured: 0 });
         Ok(false)
+    }
+    fn settle(&mut self) -> crate::error::Result<()> {
+        match &self.memory {
+            Some(_) => self.account(),
+            None => Ok(()),
+        }
     }
     fn restored(&mut self) {
         // the table has no order

@@ -70,7 +70,7 @@ pub trait KeyedTable<K: Key>: Send {
     /// A batch of records with these keys comes next: brings their entries near, where that pays.
     fn prefetch(&self, _hashes: &[u64]) {}
     /// Lets a store keep the entries, with the table as a cache; `empty`: the store has none of them. Called once, before
-    /// anything else. False: they stay in memory.
+    /// anything else. False: they stay in memory, and [`Self::settle`] looks whether that is too much.
     fn attach(&mut self, _store: &Arc<dyn StateStore>, _empty: bool) -> StateResult<bool> {
         Ok(false)
     }

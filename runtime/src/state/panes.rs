@@ -57,8 +57,6 @@ pub struct PaneState<K, V> {
     restoring: (u32, Range<u32>),
     /// None: the tables are all there is.
     backing: Option<Box<PaneBacking<K>>>,
-    /// Who uses it asks for keys before it uses them: a store may keep the entries.
-    asks: bool,
 }
 
 struct Pane<K, V> {
@@ -81,13 +79,7 @@ impl<K: Key, V: Data> PaneState<K, V> {
             gone: BTreeMap::new(),
             restoring: (1, 0..0),
             backing: None,
-            asks: false,
         }
-    }
-
-    /// As [`Self::new`], for who asks for keys ([`Self::want`]) before it uses them, and walks panes by [`Self::slice`].
-    pub fn asking(name: impl Into<String>) -> Self {
-        Self { asks: true, ..Self::new(name) }
     }
 
     /// Says which key groups the subtask owns: with that, snapshots can hold changes alone.
@@ -228,7 +220,7 @@ impl<K: Key, V: Data> KeyedTable<K> for PaneState<K, V> {
         }
     }
     fn attach(&mut self, store: &Arc<dyn StateStore>, empty: bool) -> StateResult<bool> {
-        if self.asks { self.attach_store(store, empty).map(|()| true) } else { Ok(false) }
+        self.attach_store(store, empty).map(|()| true)
     }
     fn load(&mut self) -> StateResult<()> {
         self.load_wanted()
@@ -302,7 +294,8 @@ impl<K: Key, V: Data> PaneState<K, V> {
             }
             let is_gone = |hash: u64| groups.contains(&key_group(hash, max_parallelism));
             let mut gone: Vec<(u64, K)> = Vec::new();
-            self.visit(at, &mut |hash, k, _| {
+            self.visit(at, |k, _| {
+                let hash = k.key_hash();
                 if is_gone(hash) {
                     gone.push((hash, k.clone()));
                 }

@@ -12,7 +12,7 @@ use crate::state::file::ReadAt;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use weir_api::config::{StateBackend, StateConfig};
@@ -52,6 +52,8 @@ pub trait StateStore: Send + Sync {
     fn turns(&self) -> &Arc<Turns>;
     /// The memory that tables may take.
     fn memory(&self) -> &Arc<ObjectMemory>;
+    /// Whose states it keeps.
+    fn operator(&self) -> &str;
 }
 
 /// Makes the stores of an attempt on a taskmanager; they share one memory budget.
@@ -302,58 +304,6 @@ impl Drop for Ticket {
     }
 }
 
-/// What tables of live objects may take together, and take by their own estimates; bytes.
-#[derive(Debug, Default)]
-pub struct ObjectMemory {
-    limit: usize,
-    used: AtomicUsize,
-    tables: AtomicUsize,
-}
-
-/// One table's part of [`ObjectMemory`].
-pub struct ObjectShare {
-    memory: Arc<ObjectMemory>,
-    used: usize,
-}
-
-static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
-
-/// For tests: tables of this process may take no more than so many bytes together, whatever their memory is.
-#[doc(hidden)]
-pub fn limit_objects(bytes: usize) {
-    LIMIT.store(bytes, Ordering::Relaxed);
-}
-
-impl ObjectMemory {
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit: limit.min(LIMIT.load(Ordering::Relaxed)), ..Self::default() })
-    }
-    pub fn share(self: &Arc<Self>) -> ObjectShare {
-        self.tables.fetch_add(1, Ordering::Relaxed);
-        ObjectShare { memory: self.clone(), used: 0 }
-    }
-}
-
-impl ObjectShare {
-    /// The table takes so many bytes now. Returns how many it may, if that is too much: all together are over the limit, and it
-    /// is over its part.
-    pub fn set(&mut self, bytes: usize) -> Option<usize> {
-        let m = &self.memory;
-        let all = m.used.fetch_add(bytes.wrapping_sub(self.used), Ordering::Relaxed);
-        let all = all.wrapping_add(bytes.wrapping_sub(self.used));
-        self.used = bytes;
-        let fair = m.limit / m.tables.load(Ordering::Relaxed).max(1);
-        (all > m.limit && bytes > fair).then_some(fair)
-    }
-}
-
-impl Drop for ObjectShare {
-    fn drop(&mut self) {
-        self.memory.used.fetch_sub(self.used, Ordering::Relaxed);
-        self.memory.tables.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// The stores of an attempt on this taskmanager.
 #[derive(Clone, Default)]
 pub struct Stores {
@@ -404,5 +354,8 @@ pub fn check(config: &StateConfig) -> Result<()> {
     Ok(())
 }
 
+mod memory;
 #[cfg(test)]
 mod tests;
+
+pub use memory::{FixedShare, ObjectMemory, ObjectShare, limit_objects};

@@ -155,3 +155,43 @@ fn a_timer_that_renews_itself_ends_with_the_input() {
     assert_eq!(renew(&mut timers, i64::MAX), [40]);
     assert!(timers.is_empty());
 }
+
+/// A store keeps other states, not timers: their memory has a bound.
+#[cfg(feature = "rocksdb")]
+#[test]
+fn timers_that_outgrow_the_memory_of_the_state_are_an_error_that_names_them() {
+    use crate::state::store::StoreSubtask;
+    use weir_api::config::{StateBackend, StateConfig};
+    let folder = tempfile::tempdir().unwrap();
+    let directory = Some(folder.path().display().to_string());
+    let config =
+        StateConfig { backend: StateBackend::RocksDb, memory_mib: Some(40), directory, ..StateConfig::default() };
+    let about = StoreSubtask {
+        operator: "legs",
+        subtask: 0,
+        key_groups: 0..8,
+        max_parallelism: 8,
+        states: Vec::new(),
+        drop_others: false,
+    };
+    let store = crate::state::rocks::factory(&config, 1).unwrap().open(&about, &[]).unwrap();
+    let mut timers = Timers::<u64>::new("waiting");
+    assert!(!timers.attach(&store, true).unwrap());
+    let mut keys = 0u64..;
+    let e = loop {
+        let key = keys.next().unwrap();
+        timers.register_event_time(&KeyRef::of(&key), 1);
+        if let Err(e) = timers.settle() {
+            break e;
+        }
+    };
+    for part in ["\"legs\"", "\"waiting\"", "memoryMib"] {
+        assert!(e.message.contains(part), "{e}");
+    }
+    let registered = keys.start;
+    assert!((40_000..400_000).contains(&registered), "{registered} timers in 20 MiB");
+    // fired ones are memory again
+    timers.advance(1);
+    (0..registered / 2).for_each(|_| _ = timers.pop_event());
+    timers.settle().unwrap();
+}

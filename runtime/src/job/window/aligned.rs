@@ -6,6 +6,7 @@
 use super::assigner::{Aligned, TimeWindow};
 use super::function::WindowFunction;
 use super::late::Late;
+use crate::data::Key;
 use crate::dataflow::{Batch, Output};
 use crate::error::Result;
 use crate::job::function::KeySelector;
@@ -39,7 +40,7 @@ impl<'a> Times<'a> {
         }
     }
     /// One for each record of the batch, at least.
-    pub fn iter(self) -> impl Iterator<Item = i64> + use<'a> {
+    pub fn iter(self) -> impl Iterator<Item = i64> + Clone + use<'a> {
         let (each, all) = match self {
             Self::Each(times) => (times, None),
             Self::All(t) => (&[][..], Some(t)),
@@ -64,6 +65,8 @@ pub(super) struct AlignedEngine<W: WindowFunction> {
     before: RestoredMarks,
     /// Where the panes of a window are merged.
     merged: SegmentedTable<W::Key, W::Acc>,
+    /// Windows have fired up to this one, and that up to this hash.
+    firing: Option<(i64, u64)>,
 }
 
 /// A pane that records go to without more to do than to add them.
@@ -98,13 +101,14 @@ impl<W: WindowFunction> AlignedEngine<W> {
         Self {
             windows,
             lateness,
-            state: PaneState::asking(state),
+            state: PaneState::new(state),
             now: i64::MIN,
             due: i64::MAX,
             current: Current::default(),
             other: Current::default(),
             before: RestoredMarks::default(),
             merged: SegmentedTable::default(),
+            firing: None,
         }
     }
 
@@ -306,16 +310,20 @@ impl<W: WindowFunction> AlignedEngine<W> {
         self.state.lower_bound(window.start)..self.state.lower_bound(window.end)
     }
 
-    /// Time has come so far: fires what ends, drops what is done with.
-    pub fn advance(&mut self, now: i64, f: &W, out: &mut Output<W::Out>) -> Result<()> {
+    /// Time has come so far: fires what ends, drops what is done with. True: there is more to do, by calling this again before
+    /// anything else is done; so it is with panes that do not fit into memory.
+    pub fn advance(&mut self, now: i64, f: &W, out: &mut Output<W::Out>) -> Result<bool> {
         if now <= self.now {
-            return Ok(());
+            return Ok(false);
         }
         if now < self.due {
             self.now = now;
-            return Ok(());
+            return Ok(false);
         }
-        let mut next = self.first_unfired();
+        let (mut next, mut hash) = match self.firing.take() {
+            Some((start, hash)) => (Some(start), hash),
+            None => (self.first_unfired(), 0),
+        };
         while let Some(start) = next {
             // on to the first window from here on that has a pane
             let at = self.state.lower_bound(start);
@@ -325,8 +333,13 @@ impl<W: WindowFunction> AlignedEngine<W> {
             if window.max_timestamp() > now {
                 break;
             }
-            self.fire(&window, f, out)?;
-            next = start.checked_add(self.windows.slide);
+            let rest = self.fire(&window, hash, f, out)?;
+            next = rest.map_or_else(|| start.checked_add(self.windows.slide), |_| Some(start));
+            hash = rest.unwrap_or(0);
+            if let Some(start) = next.filter(|_| self.state.is_partial()) {
+                self.firing = Some((start, hash));
+                return Ok(true);
+            }
         }
         self.now = now;
         let done = |p: &i64| self.cleanup(self.windows.last_start(*p)) <= now;
@@ -334,34 +347,31 @@ impl<W: WindowFunction> AlignedEngine<W> {
         self.state.remove_first(n);
         self.forget();
         self.due = self.next_due();
-        Ok(())
+        Ok(false)
     }
 
-    fn fire(&mut self, window: &TimeWindow, f: &W, out: &mut Output<W::Out>) -> Result<()> {
+    /// Fires a window for the keys whose hashes lie in a slice from `from` on: all keys, where all of its panes are in memory.
+    /// Returns where the next slice begins.
+    fn fire(&mut self, window: &TimeWindow, from: u64, f: &W, out: &mut Output<W::Out>) -> Result<Option<u64>> {
         let panes = self.panes(window);
         let some_fired = window.max_timestamp() <= self.before.most;
         let Self { state, before, merged, .. } = self;
-        let fires = |hash: u64| !some_fired || before.of(hash) < window.max_timestamp();
+        let fires = |key: &W::Key| !some_fired || before.of(key.key_hash()) < window.max_timestamp();
         out.set_timestamp(window.max_timestamp());
-        // slice by slice where a store has a part of the panes, all at once where not
-        let mut from = Some(0);
-        while let Some(at) = from {
-            if panes.len() == 1 {
-                from = state.slice(panes.clone(), at, &mut |hash, key, acc| {
-                    if fires(hash) {
-                        f.emit(key, window, acc, out);
-                    }
-                })?;
-                continue;
-            }
-            from = state.slice(panes.clone(), at, &mut |hash, key, acc| {
-                if fires(hash) {
-                    merged.reduce(hash, key, acc.clone(), |a, b| f.merge(a, b));
+        if panes.len() == 1 {
+            return state.slice(panes, from, &mut |key: &W::Key, acc: &W::Acc| {
+                if fires(key) {
+                    f.emit(key, window, acc, out);
                 }
-            })?;
-            merged.iter().for_each(|(key, acc)| f.emit(key, window, acc, out));
-            merged.empty();
+            });
         }
-        Ok(())
+        let rest = state.slice(panes, from, &mut |key: &W::Key, acc: &W::Acc| {
+            if fires(key) {
+                merged.reduce(key.key_hash(), key, acc.clone(), |a, b| f.merge(a, b));
+            }
+        })?;
+        merged.iter().for_each(|(key, acc)| f.emit(key, window, acc, out));
+        merged.empty();
+        Ok(rest)
     }
 }

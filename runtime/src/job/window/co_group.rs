@@ -366,6 +366,12 @@ where
     fn on_watermark(&mut self, watermark: i64, out: &mut Output<U>) -> Result<()> {
         self.windows.on_watermark(watermark, out)
     }
+    fn is_busy(&self) -> bool {
+        self.windows.is_busy()
+    }
+    fn go_on(&mut self, out: &mut Output<U>) -> Result<()> {
+        KeyedOperator::go_on(&mut self.windows, out)
+    }
     fn next_processing_time(&mut self) -> Option<i64> {
         self.windows.next_processing_time()
     }

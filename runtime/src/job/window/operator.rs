@@ -47,6 +47,8 @@ pub(super) struct WindowOperator<S, W: WindowFunction, G: Trigger<W::In>> {
     /// end of time: nothing is left then, and what a later job reads would all be late.
     reached: KeyGroupMark,
     late: Late<W::In>,
+    /// Time has come so far, and not all has fired that is due then.
+    advancing: Option<(TimeDomain, i64)>,
     clock: Clock,
     /// The windows go by the clock, or a trigger might.
     needs_clock: bool,
@@ -93,6 +95,7 @@ impl<S, W: WindowFunction, G: Trigger<W::In>> WindowOperator<S, W, G> {
             engine,
             reached: KeyGroupMark::new(REACHED),
             late,
+            advancing: None,
             clock: Clock::system(),
             needs_clock,
             passed: i64::MIN,
@@ -111,12 +114,34 @@ impl<S, W: WindowFunction, G: Trigger<W::In>> WindowOperator<S, W, G> {
         if self.time == TimeDomain::ProcessingTime {
             self.reached.set(Some(passed).filter(|&t| t < i64::MAX));
         }
+        self.advance(TimeDomain::ProcessingTime, passed, out)
+    }
+
+    /// Time has come so far: fires what is due, or a part of it, with [`Self::advancing`] set.
+    fn advance(&mut self, domain: TimeDomain, to: i64, out: &mut Output<W::Out>) -> Result<()> {
         let f = &self.function;
-        match &mut self.engine {
-            Engine::Aligned(e) if self.time == TimeDomain::ProcessingTime => e.advance(passed, f, out)?,
-            Engine::Aligned(_) | Engine::Count(_) => {}
-            Engine::Triggered(e) => e.advance_processing(passed, f, out),
-            Engine::Session(e) => e.advance_processing(passed, f, out),
+        let more = match (&mut self.engine, domain) {
+            (Engine::Aligned(e), _) if self.time == domain => e.advance(to, f, out)?,
+            (Engine::Aligned(_) | Engine::Count(_), _) => false,
+            (Engine::Triggered(e), TimeDomain::EventTime) => e.advance_watermark(to, f, out)?,
+            (Engine::Triggered(e), TimeDomain::ProcessingTime) => e.advance_processing(to, f, out)?,
+            (Engine::Session(e), TimeDomain::EventTime) => e.advance_watermark(to, f, out)?,
+            (Engine::Session(e), TimeDomain::ProcessingTime) => e.advance_processing(to, f, out)?,
+        };
+        self.advancing = more.then_some((domain, to));
+        Ok(())
+    }
+
+    fn go_on(&mut self, out: &mut Output<W::Out>) -> Result<()> {
+        match self.advancing {
+            Some((domain, to)) => self.advance(domain, to, out),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(&mut self, out: &mut Output<W::Out>) -> Result<()> {
+        while self.advancing.is_some() {
+            self.go_on(out)?;
         }
         Ok(())
     }
@@ -132,8 +157,8 @@ where
         let Self { selector, function, late, .. } = self;
         match &mut self.engine {
             Engine::Aligned(e) => e.run(selector, function, batch, times, out, late)?,
-            Engine::Triggered(e) => e.run(selector, function, batch, times.iter(), out, late),
-            Engine::Session(e) => e.run(selector, function, batch, times.iter(), out, late),
+            Engine::Triggered(e) => e.run(selector, function, batch, times.iter(), out, late)?,
+            Engine::Session(e) => e.run(selector, function, batch, times.iter(), out, late)?,
             Engine::Count(e) => e.run(selector, function, batch, times.iter(), out),
         }
         Ok(())
@@ -148,7 +173,7 @@ where
 {
     type Key = W::Key;
     type Out = W::Out;
-    /// Engines of windows in time ask for what they use when they know the time; those that do not keep their states in memory.
+    /// Engines of windows in time ask for what they use when they know the time.
     const PREPARES: bool = true;
 
     fn prepare(&mut self, batch: &Batch<W::In>) -> Result<()> {
@@ -192,8 +217,8 @@ where
         };
         match &mut self.engine {
             Engine::Aligned(e) => e.restored(marks),
-            Engine::Triggered(e) => e.restored(clocks),
-            Engine::Session(e) => e.restored(clocks),
+            Engine::Triggered(e) => e.restored(clocks)?,
+            Engine::Session(e) => e.restored(clocks)?,
             Engine::Count(_) => {}
         }
         if by_clock {
@@ -208,6 +233,7 @@ where
             // the clock may have been set back: time goes on from where it was
             let passed = self.clock.now_ms().saturating_sub(1).max(self.passed);
             self.advance_processing(passed, out)?;
+            self.finish(out)?;
         }
         if self.time == TimeDomain::ProcessingTime {
             self.add(batch, Times::All(self.passed.saturating_add(1)), out)?;
@@ -234,14 +260,15 @@ where
             let reached = self.reached.get().map_or(watermark, |w| w.max(watermark));
             self.reached.set(Some(reached).filter(|&t| t < i64::MAX));
         }
-        let f = &self.function;
-        match &mut self.engine {
-            Engine::Aligned(e) if self.time == TimeDomain::EventTime => e.advance(watermark, f, out)?,
-            Engine::Aligned(_) | Engine::Count(_) => {}
-            Engine::Triggered(e) => e.advance_watermark(watermark, f, out),
-            Engine::Session(e) => e.advance_watermark(watermark, f, out),
-        }
-        Ok(())
+        self.advance(TimeDomain::EventTime, watermark, out)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.advancing.is_some()
+    }
+
+    fn go_on(&mut self, out: &mut Output<W::Out>) -> Result<()> {
+        Self::go_on(self, out)
     }
 
     fn next_processing_time(&mut self) -> Option<i64> {
@@ -262,6 +289,7 @@ where
     fn end_of_input(&mut self, out: &mut Output<W::Out>) -> Result<()> {
         if self.time == TimeDomain::ProcessingTime {
             self.advance_processing(i64::MAX, out)?;
+            self.finish(out)?;
         }
         Ok(())
     }

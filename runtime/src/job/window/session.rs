@@ -5,10 +5,11 @@
 use super::assigner::{TimeDomain, TimeWindow};
 use super::function::WindowFunction;
 use super::late::Late;
-use super::slot::{Clocks, Rules, Schedule, Slot};
+use super::slot::{AHEAD, AT_ONCE, Clocks, Rules, Schedule, Slot, key_heap};
 use super::trigger::{Trigger, TriggerResult};
-use crate::data::{Data, DecodeError, Type};
+use crate::data::{Data, DecodeError, Key, Type};
 use crate::dataflow::{Batch, Output};
+use crate::error::Result;
 use crate::job::function::KeySelector;
 use crate::state::{KeyRef, KeyedTable, PaneState};
 use std::ops::Range;
@@ -53,6 +54,30 @@ impl<A, S> Default for Sessions<A, S> {
     }
 }
 
+impl<A, S> Sessions<A, S> {
+    /// When the key must be looked at, for event time and for processing time; `i64::MAX`: not at all.
+    fn due(&self, time: TimeDomain, lateness: i64) -> (i64, i64) {
+        let (mut event, mut processing) = (i64::MAX, i64::MAX);
+        for s in &self.list {
+            event = event.min(s.slot.timers.event.unwrap_or(i64::MAX));
+            processing = processing.min(s.slot.timers.processing.unwrap_or(i64::MAX));
+            let cleanup = s.window.max_timestamp().saturating_add(lateness);
+            match time {
+                TimeDomain::EventTime => event = event.min(cleanup),
+                TimeDomain::ProcessingTime => processing = processing.min(cleanup),
+            }
+        }
+        (event, processing)
+    }
+
+    /// Sessions that come from a store do not know when the schedules have their key: not later than it must be looked at.
+    fn recall(&mut self, time: TimeDomain, lateness: i64) {
+        if self.event_due == i64::MAX && self.processing_due == i64::MAX {
+            (self.event_due, self.processing_due) = self.due(time, lateness);
+        }
+    }
+}
+
 impl<A: Data, S: Data> Data for Sessions<A, S> {
     fn encode(&self, out: &mut Vec<u8>) {
         self.list.encode(out);
@@ -78,6 +103,7 @@ impl<A: Data, S: Data> Data for OneSession<A, S> {
     }
 }
 
+#[derive(Clone)]
 struct At<K> {
     hash: u64,
     key: K,
@@ -96,6 +122,8 @@ pub(super) struct SessionEngine<W: WindowFunction, G: Trigger<W::In>> {
     clocks: Clocks,
     event: Schedule<At<W::Key>>,
     processing: Schedule<At<W::Key>>,
+    /// So many of the keys that are looked at next are in memory.
+    known: usize,
 }
 
 impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
@@ -112,6 +140,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
             clocks: Clocks::START,
             event: Schedule::default(),
             processing: Schedule::default(),
+            known: 0,
         }
     }
 
@@ -125,13 +154,63 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
     }
 
     /// The sessions were restored; the clocks had come so far.
-    pub fn restored(&mut self, clocks: Clocks) {
+    pub fn restored(&mut self, clocks: Clocks) -> Result<()> {
         self.clocks = clocks;
         self.pane = self.state.open(ALL);
+        if self.state.is_stored() {
+            let Self { state, event, processing, time, lateness, .. } = self;
+            state.visit(self.pane, |key, sessions| {
+                let due = sessions.due(*time, *lateness);
+                let at = || At { hash: key.key_hash(), key: key.clone() };
+                if due.0 < i64::MAX {
+                    event.push(due.0, at());
+                }
+                if due.1 < i64::MAX {
+                    processing.push(due.1, at());
+                }
+            })?;
+            self.account();
+            return Ok(());
+        }
         let keys: Vec<W::Key> = self.state.entries(self.pane).map(|e| e.0.clone()).collect();
         for key in keys {
             self.schedule(&KeyRef::of(&key));
         }
+        Ok(())
+    }
+
+    /// Says how much memory the schedules take where a store keeps the sessions.
+    fn account(&mut self) {
+        if self.state.is_stored() {
+            let bytes = |s: &Schedule<At<W::Key>>| s.bytes(|at| key_heap(&at.key));
+            self.state.beside(bytes(&self.event) + bytes(&self.processing));
+        }
+    }
+
+    /// Brings the sessions of the keys of a batch into memory.
+    #[cold]
+    fn want<S: KeySelector<W::In, Key = W::Key>>(&mut self, selector: &S, batch: &Batch<W::In>) -> Result<()> {
+        for (record, &hash) in batch.records.iter().zip(&batch.hashes) {
+            selector.with_key(record, |key| self.state.want(self.pane, hash, key));
+        }
+        self.state.load_wanted()
+    }
+
+    /// Brings the sessions of a key that is looked at into memory, and those of the keys that are likely to be next.
+    #[cold]
+    fn want_due(&mut self, at: &At<W::Key>, domain: TimeDomain) -> Result<()> {
+        if self.known == 0 {
+            self.state.settle()?;
+            let due = match domain {
+                TimeDomain::EventTime => self.event.due(self.clocks.watermark, AHEAD),
+                TimeDomain::ProcessingTime => self.processing.due(self.clocks.processing, AHEAD),
+            };
+            due.iter().for_each(|at| self.state.want(self.pane, at.hash, &at.key));
+            self.known = due.len() + 1;
+        }
+        self.known -= 1;
+        self.state.want(self.pane, at.hash, &at.key);
+        self.state.load_wanted()
     }
 
     fn cleanup(&self, window: TimeWindow) -> i64 {
@@ -146,18 +225,8 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
 
     /// Puts the key into the schedules if it must be looked at before they say so.
     fn schedule(&mut self, key: &KeyRef<'_, W::Key>) {
-        let (time, lateness) = (self.time, self.lateness);
         let Some(sessions) = self.state.get_mut(self.pane, key) else { return };
-        let (mut event, mut processing) = (i64::MAX, i64::MAX);
-        for s in &sessions.list {
-            event = event.min(s.slot.timers.event.unwrap_or(i64::MAX));
-            processing = processing.min(s.slot.timers.processing.unwrap_or(i64::MAX));
-            let cleanup = s.window.max_timestamp().saturating_add(lateness);
-            match time {
-                TimeDomain::EventTime => event = event.min(cleanup),
-                TimeDomain::ProcessingTime => processing = processing.min(cleanup),
-            }
-        }
+        let (event, processing) = sessions.due(self.time, self.lateness);
         let at = || At { hash: key.hash, key: key.key.clone() };
         if event < sessions.event_due {
             sessions.event_due = event;
@@ -178,7 +247,11 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
         times: impl Iterator<Item = i64>,
         out: &mut Output<W::Out>,
         late: &mut Late<W::In>,
-    ) {
+    ) -> Result<()> {
+        let stored = self.state.is_stored();
+        if self.state.is_partial() {
+            self.want(selector, batch)?;
+        }
         for ((record, &hash), t) in batch.records.drain(..).zip(&batch.hashes).zip(times) {
             let key = selector.with_key(&record, W::Key::clone);
             let key = KeyRef { hash, key: &key };
@@ -190,6 +263,9 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
                 continue;
             }
             let sessions = self.state.upsert_with(self.pane, &key, Sessions::default);
+            if stored {
+                sessions.recall(self.time, self.lateness);
+            }
             let (touched, window) = merge(sessions.list.iter().map(|s| &s.window), new);
             if touched.is_empty() {
                 if done {
@@ -210,41 +286,70 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
             rules.act(result, t, key.key, window, &mut session.slot, out);
             self.schedule(&key);
         }
+        self.account();
+        Ok(())
     }
 
-    /// The watermark has come so far.
-    pub fn advance_watermark(&mut self, watermark: i64, f: &W, out: &mut Output<W::Out>) {
+    /// So many keys are looked at before somebody asks whether there is room for more results.
+    fn most_at_once(&self) -> usize {
+        if self.state.is_partial() { AT_ONCE } else { usize::MAX }
+    }
+
+    /// The watermark has come so far. True: there is more to do, by calling this again before anything else is done; so it is
+    /// where sessions do not fit into memory.
+    pub fn advance_watermark(&mut self, watermark: i64, f: &W, out: &mut Output<W::Out>) -> Result<bool> {
         if watermark < self.clocks.watermark {
-            return;
+            return Ok(false);
         }
         self.clocks.watermark = watermark;
-        while let Some((time, at)) = self.event.pop(watermark) {
-            self.look(time, &at, TimeDomain::EventTime, f, out);
+        self.known = 0;
+        let mut most = self.most_at_once();
+        while most > 0
+            && let Some((time, at)) = self.event.pop(watermark)
+        {
+            self.look(time, &at, TimeDomain::EventTime, f, out)?;
+            most -= 1;
         }
+        self.account();
+        Ok(most == 0)
     }
 
-    /// The clock has come so far: this millisecond is over.
-    pub fn advance_processing(&mut self, now: i64, f: &W, out: &mut Output<W::Out>) {
+    /// The clock has come so far: this millisecond is over. As [`Self::advance_watermark`].
+    pub fn advance_processing(&mut self, now: i64, f: &W, out: &mut Output<W::Out>) -> Result<bool> {
         if now < self.clocks.processing {
-            return;
+            return Ok(false);
         }
         self.clocks.processing = now;
-        while let Some((time, at)) = self.processing.pop(now) {
-            self.look(time, &at, TimeDomain::ProcessingTime, f, out);
+        self.known = 0;
+        let mut most = self.most_at_once();
+        while most > 0
+            && let Some((time, at)) = self.processing.pop(now)
+        {
+            self.look(time, &at, TimeDomain::ProcessingTime, f, out)?;
+            most -= 1;
         }
+        self.account();
+        Ok(most == 0)
     }
 
     /// Calls the timers of the key's sessions that are due, drops the sessions that are done with.
-    fn look(&mut self, time: i64, at: &At<W::Key>, domain: TimeDomain, f: &W, out: &mut Output<W::Out>) {
+    fn look(&mut self, time: i64, at: &At<W::Key>, domain: TimeDomain, f: &W, out: &mut Output<W::Out>) -> Result<()> {
+        if self.state.is_partial() {
+            self.want_due(at, domain)?;
+        }
         let key = KeyRef { hash: at.hash, key: &at.key };
-        let (by, lateness, now) = (self.time, self.lateness, self.now());
-        let Some(sessions) = self.state.get_mut(self.pane, &key) else { return };
+        let (by, lateness, now, stored) = (self.time, self.lateness, self.now(), self.state.is_stored());
+        let Some(sessions) = self.state.get_mut(self.pane, &key) else { return Ok(()) };
+        if stored {
+            sessions.recall(by, lateness);
+        }
         let due = match domain {
             TimeDomain::EventTime => &mut sessions.event_due,
             TimeDomain::ProcessingTime => &mut sessions.processing_due,
         };
-        if *due != time {
-            return; // the key was scheduled for an earlier time since
+        // the key was scheduled for an earlier time since; what comes from a store knows only not later than when it must be
+        if *due < time || (*due > time && !stored) {
+            return Ok(());
         }
         *due = i64::MAX;
         let rules = Rules { function: f, trigger: &self.trigger, clocks: self.clocks };
@@ -271,6 +376,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
         } else {
             self.schedule(&key);
         }
+        Ok(())
     }
 
     /// When [`Self::advance_processing`] has something to do.

@@ -153,6 +153,22 @@ pub(super) fn set_time<T: Clone>(out: &mut Output<T>, window: TimeWindow, time: 
     }
 }
 
+/// Keys that a store is asked for at once while timers fire.
+pub(super) const AHEAD: usize = if cfg!(test) { 3 } else { 512 };
+
+/// Timers that fire in one go where a store keeps slots.
+pub(super) const AT_ONCE: usize = if cfg!(test) { 2 } else { 4096 };
+
+/// Bytes that a key has besides its own size.
+pub(super) fn key_heap<K: Data>(key: &K) -> usize {
+    if !std::mem::needs_drop::<K>() {
+        return 0;
+    }
+    let mut bytes = Vec::new();
+    key.encode(&mut bytes);
+    bytes.len() * 5 / 4 + 16
+}
+
 /// When to look at something again: an entry may be out of date, so who takes it out asks whether it still holds.
 pub(super) struct Schedule<E>(BinaryHeap<Reverse<Due<E>>>);
 
@@ -191,6 +207,33 @@ impl<E> Schedule<E> {
     /// The earliest time.
     pub fn next(&self) -> Option<i64> {
         self.0.peek().map(|d| d.0.time)
+    }
+    /// Some of those that are not after `now`, up to so many: the earliest, as a rule.
+    pub fn due(&self, now: i64, most: usize) -> Vec<E>
+    where
+        E: Clone,
+    {
+        let all = self.0.as_slice();
+        // an entry's children in the heap are not earlier than it
+        let (mut at, mut turn, mut due) = (vec![0], 0, Vec::new());
+        while let Some(&i) = at.get(turn)
+            && due.len() < most
+        {
+            turn += 1;
+            if let Some(Reverse(d)) = all.get(i).filter(|d| d.0.time <= now) {
+                due.push(d.what.clone());
+                at.extend([2 * i + 1, 2 * i + 2]);
+            }
+        }
+        due
+    }
+    /// About so many bytes does it take; `heap` says how many an entry has besides its own.
+    pub fn bytes(&self, heap: impl Fn(&E) -> usize) -> usize {
+        const SAMPLE: usize = 16;
+        let sample = self.0.as_slice().iter().take(SAMPLE);
+        let besides = sample.map(|Reverse(d)| heap(&d.what)).sum::<usize>() / self.0.len().clamp(1, SAMPLE);
+        // a vector that grows by doubling
+        self.0.len() * (size_of::<Due<E>>() * 3 / 2 + besides)
     }
     /// Takes out the earliest if it is not after `now`.
     pub fn pop(&mut self, now: i64) -> Option<(i64, E)> {

@@ -2,14 +2,16 @@
 use super::assigner::{Aligned, TimeDomain, TimeWindow};
 use super::function::WindowFunction;
 use super::late::Late;
-use super::slot::{Clocks, Rules, Schedule, Slot};
+use super::slot::{AHEAD, AT_ONCE, Clocks, Rules, Schedule, Slot, key_heap};
 use super::trigger::{Trigger, TriggerTimers};
 use crate::data::Key;
 use crate::dataflow::{Batch, Output};
+use crate::error::Result;
 use crate::job::function::KeySelector;
 use crate::state::{KeyRef, KeyedTable, PaneState};
 
 /// A key in the pane of a window.
+#[derive(Clone)]
 struct At<K> {
     start: i64,
     hash: u64,
@@ -28,6 +30,8 @@ pub(super) struct TriggeredEngine<W: WindowFunction, G: Trigger<W::In>> {
     clocks: Clocks,
     event_timers: Schedule<At<W::Key>>,
     processing_timers: Schedule<At<W::Key>>,
+    /// So many of the timers that fire next have their slots in memory.
+    known: usize,
 }
 
 impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
@@ -41,6 +45,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
             clocks: Clocks::START,
             event_timers: Schedule::default(),
             processing_timers: Schedule::default(),
+            known: 0,
         }
     }
 
@@ -54,20 +59,80 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
     }
 
     /// The slots were restored; the clocks had come so far.
-    pub fn restored(&mut self, clocks: Clocks) {
+    pub fn restored(&mut self, clocks: Clocks) -> Result<()> {
         self.clocks = clocks;
-        for pane in 0..self.state.panes() {
-            let start = self.state.namespace(pane);
-            for (key, slot) in self.state.entries(pane) {
+        let Self { state, event_timers, processing_timers, .. } = self;
+        for pane in 0..state.panes() {
+            let start = state.namespace(pane);
+            state.visit(pane, |key, slot| {
                 let at = || At { start, hash: key.key_hash(), key: key.clone() };
                 if let Some(t) = slot.timers.event {
-                    self.event_timers.push(t, at());
+                    event_timers.push(t, at());
                 }
                 if let Some(t) = slot.timers.processing {
-                    self.processing_timers.push(t, at());
+                    processing_timers.push(t, at());
+                }
+            })?;
+        }
+        self.account();
+        Ok(())
+    }
+
+    /// Says how much memory the schedules take where a store keeps the slots.
+    fn account(&mut self) {
+        if self.state.is_stored() {
+            let bytes = |s: &Schedule<At<W::Key>>| s.bytes(|at| key_heap(&at.key));
+            self.state.beside(bytes(&self.event_timers) + bytes(&self.processing_timers));
+        }
+    }
+
+    /// Brings what the records of a batch will use into memory.
+    #[cold]
+    fn want<S: KeySelector<W::In, Key = W::Key>>(
+        &mut self,
+        selector: &S,
+        batch: &Batch<W::In>,
+        times: impl Iterator<Item = i64>,
+    ) -> Result<()> {
+        let now = self.now();
+        for ((record, &hash), t) in batch.records.iter().zip(&batch.hashes).zip(times) {
+            let mut want = |start: i64| {
+                if let Some(pane) = self.state.find(start) {
+                    selector.with_key(record, |key| self.state.want(pane, hash, key));
+                }
+            };
+            match self.windows {
+                None => want(0),
+                Some(w) => {
+                    let live = |s: &i64| w.window(*s).max_timestamp().saturating_add(self.lateness) > now;
+                    w.starts(t).filter(live).for_each(want);
                 }
             }
         }
+        self.state.load_wanted()
+    }
+
+    /// Brings the slot of a timer that fires into memory, and those of the ones that are likely to fire next.
+    #[cold]
+    fn want_due(&mut self, at: &At<W::Key>, domain: TimeDomain) -> Result<()> {
+        if self.known == 0 {
+            self.state.settle()?;
+            let due = match domain {
+                TimeDomain::EventTime => self.event_timers.due(self.clocks.watermark, AHEAD),
+                TimeDomain::ProcessingTime => self.processing_timers.due(self.clocks.processing, AHEAD),
+            };
+            for at in &due {
+                if let Some(pane) = self.state.find(at.start) {
+                    self.state.want(pane, at.hash, &at.key);
+                }
+            }
+            self.known = due.len() + 1;
+        }
+        self.known -= 1;
+        if let Some(pane) = self.state.find(at.start) {
+            self.state.want(pane, at.hash, &at.key);
+        }
+        self.state.load_wanted()
     }
 
     fn window(windows: Option<Aligned>, start: i64) -> TimeWindow {
@@ -99,10 +164,13 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
         selector: &S,
         f: &W,
         batch: &mut Batch<W::In>,
-        times: impl Iterator<Item = i64>,
+        times: impl Iterator<Item = i64> + Clone,
         out: &mut Output<W::Out>,
         late: &mut Late<W::In>,
-    ) {
+    ) -> Result<()> {
+        if self.state.is_partial() {
+            self.want(selector, batch, times.clone())?;
+        }
         for ((record, &hash), t) in batch.records.drain(..).zip(&batch.hashes).zip(times) {
             let Some(windows) = self.windows else {
                 self.add(selector, f, record, hash, t, 0, out);
@@ -131,6 +199,8 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
             }
             self.add(selector, f, record, hash, t, start, out);
         }
+        self.account();
+        Ok(())
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -159,39 +229,68 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
         }
     }
 
-    /// The watermark has come so far.
-    pub fn advance_watermark(&mut self, watermark: i64, f: &W, out: &mut Output<W::Out>) {
+    /// So many timers fire before somebody asks whether there is room for more results.
+    fn most_at_once(&self) -> usize {
+        if self.state.is_partial() { AT_ONCE } else { usize::MAX }
+    }
+
+    /// The watermark has come so far. True: there is more to do, by calling this again before anything else is done; so it is
+    /// where slots do not fit into memory.
+    pub fn advance_watermark(&mut self, watermark: i64, f: &W, out: &mut Output<W::Out>) -> Result<bool> {
         if watermark < self.clocks.watermark {
-            return;
+            return Ok(false);
         }
         self.clocks.watermark = watermark;
-        while let Some((time, at)) = self.event_timers.pop(watermark) {
-            self.timer(time, at, TimeDomain::EventTime, f, out);
+        self.known = 0;
+        let mut most = self.most_at_once();
+        while most > 0
+            && let Some((time, at)) = self.event_timers.pop(watermark)
+        {
+            self.timer(time, at, TimeDomain::EventTime, f, out)?;
+            most -= 1;
+        }
+        self.account();
+        if most == 0 {
+            return Ok(true);
         }
         self.clean();
+        Ok(false)
     }
 
-    /// The clock has come so far: this millisecond is over.
-    pub fn advance_processing(&mut self, now: i64, f: &W, out: &mut Output<W::Out>) {
+    /// The clock has come so far: this millisecond is over. As [`Self::advance_watermark`].
+    pub fn advance_processing(&mut self, now: i64, f: &W, out: &mut Output<W::Out>) -> Result<bool> {
         if now < self.clocks.processing {
-            return;
+            return Ok(false);
         }
         self.clocks.processing = now;
-        while let Some((time, at)) = self.processing_timers.pop(now) {
-            self.timer(time, at, TimeDomain::ProcessingTime, f, out);
+        self.known = 0;
+        let mut most = self.most_at_once();
+        while most > 0
+            && let Some((time, at)) = self.processing_timers.pop(now)
+        {
+            self.timer(time, at, TimeDomain::ProcessingTime, f, out)?;
+            most -= 1;
+        }
+        self.account();
+        if most == 0 {
+            return Ok(true);
         }
         self.clean();
+        Ok(false)
     }
 
-    fn timer(&mut self, time: i64, at: At<W::Key>, domain: TimeDomain, f: &W, out: &mut Output<W::Out>) {
+    fn timer(&mut self, time: i64, at: At<W::Key>, domain: TimeDomain, f: &W, out: &mut Output<W::Out>) -> Result<()> {
+        if self.state.is_partial() {
+            self.want_due(&at, domain)?;
+        }
         let window = Self::window(self.windows, at.start);
         let cleanup = if self.time == domain { self.cleanup(window) } else { i64::MAX };
-        let Some(pane) = self.state.find(at.start) else { return };
-        let Some(slot) = self.state.get_mut(pane, &KeyRef { hash: at.hash, key: &at.key }) else { return };
+        let Some(pane) = self.state.find(at.start) else { return Ok(()) };
+        let Some(slot) = self.state.get_mut(pane, &KeyRef { hash: at.hash, key: &at.key }) else { return Ok(()) };
         let rules = Rules { function: f, trigger: &self.trigger, clocks: self.clocks };
         let set = if domain == TimeDomain::EventTime { slot.timers.event } else { slot.timers.processing };
         if set != Some(time) || time > cleanup {
-            return; // it was moved since, or the window was gone by then
+            return Ok(()); // it was moved since, or the window was gone by then
         }
         let before = match domain {
             TimeDomain::EventTime => TriggerTimers { event: None, ..slot.timers },
@@ -206,6 +305,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
         }
         let after = slot.timers;
         self.schedule(before, after, || At { start: at.start, hash: at.hash, key: at.key.clone() });
+        Ok(())
     }
 
     fn clean(&mut self) {

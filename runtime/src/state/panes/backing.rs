@@ -2,12 +2,12 @@
 //!
 //! One column of the store has all panes; what it has is told by one epoch, as all tables count the same freezes. Panes of earlier
 //! times leave first: windows that go on take records of the latest.
-use super::PaneState;
+use super::{Pane, PaneState};
 use crate::data::{Data, Key};
 use crate::error::{Error, ErrorCode, Result};
 use crate::state::backing::{Backed, SAMPLE, SHRINK_TO, entry_bytes};
 use crate::state::frozen::EntryError;
-use crate::state::store::{Column, KeyList, ObjectShare, StateStore};
+use crate::state::store::{Column, FixedShare, KeyList, ObjectShare, StateStore};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -28,9 +28,10 @@ pub(super) struct Away {
     partial: bool,
     /// Segment that let entries go last.
     cursor: usize,
-    /// Bytes of an entry in memory, and the table's length when that was measured.
+    /// Bytes of an entry in memory, and the table's length when that was measured; keys that were remembered as removed then.
     entry: usize,
     measured: usize,
+    removals: usize,
 }
 
 impl Away {
@@ -47,6 +48,11 @@ pub(super) struct PaneBacking<K> {
     wanted: Vec<(i64, u64, K)>,
     keys: KeyList,
     share: ObjectShare,
+    /// What the state's user keeps in memory besides, and its bytes.
+    fixed: FixedShare,
+    beside: usize,
+    /// Some pane has entries that are not in memory.
+    partial: bool,
     batches: u32,
     restored: u32,
     /// Removals up to this epoch are forgotten.
@@ -76,6 +82,18 @@ fn decode<T: Data>(state: &str, mut bytes: &[u8]) -> Result<T> {
     }
 }
 
+impl<K: Key, V: Data> Pane<K, V> {
+    /// About so many bytes does it take in memory.
+    fn bytes(&self) -> usize {
+        (self.table.len() + self.away.removals) * self.away.entry
+    }
+    /// The store has what was written and removed up to this epoch.
+    fn settled(&mut self, flushed: u32) {
+        self.table.settled(flushed);
+        self.away.removals = self.table.removals();
+    }
+}
+
 impl<K: Key, V: Data> PaneState<K, V> {
     /// Makes the tables caches in front of a store; `empty`: the store has nothing of them.
     pub(super) fn attach_store(&mut self, store: &Arc<dyn StateStore>, empty: bool) -> Result<()> {
@@ -91,6 +109,9 @@ impl<K: Key, V: Data> PaneState<K, V> {
             wanted: Vec::new(),
             keys: KeyList::default(),
             share: store.memory().share(),
+            fixed: FixedShare::new(&**store, format!("the times at which {:?} are looked at", self.descriptor.name)),
+            beside: 0,
+            partial: !empty,
             batches: 0,
             restored: 0,
             settled: 0,
@@ -111,9 +132,21 @@ impl<K: Key, V: Data> PaneState<K, V> {
         Some(Backed { ticket: store.turns().ticket(), store, column, epoch: self.history.epoch })
     }
 
+    /// A store keeps the entries.
+    pub fn is_stored(&self) -> bool {
+        self.backing.is_some()
+    }
+
+    /// Its user keeps so many bytes in memory, which no store takes.
+    pub fn beside(&mut self, bytes: usize) {
+        if let Some(b) = &mut self.backing {
+            b.beside = bytes;
+        }
+    }
+
     /// Some pane has entries that are not in memory: keys must be asked for before they are used.
     pub fn is_partial(&self) -> bool {
-        self.panes.iter().any(|p| p.away.partial)
+        self.backing.as_ref().is_some_and(|b| b.partial)
     }
 
     /// The key of a pane will be used; [`Self::load_wanted`] brings it into memory.
@@ -155,10 +188,10 @@ impl<K: Key, V: Data> PaneState<K, V> {
     }
 
     /// Calls `entry` with all entries of a pane, wherever they are, in no useful order.
-    pub fn visit(&self, pane: usize, entry: &mut dyn FnMut(u64, &K, &V)) -> Result<()> {
+    pub fn visit(&self, pane: usize, mut entry: impl FnMut(&K, &V)) -> Result<()> {
         let mut from = Some(0);
         while let Some(at) = from {
-            from = self.slice(pane..pane + 1, at, &mut |hash, k, v| entry(hash, k, v))?;
+            from = self.slice(pane..pane + 1, at, &mut entry)?;
         }
         Ok(())
     }
@@ -166,12 +199,10 @@ impl<K: Key, V: Data> PaneState<K, V> {
     /// Calls `entry` with the entries of these panes, wherever they are, whose hash lies in a slice that begins here: with as
     /// many as are good to have in memory. Returns where the next slice begins; none: there is no more. Of a pane no key comes
     /// twice; those of a pane come before those of the next.
-    pub fn slice(&self, panes: Range<usize>, from: u64, entry: &mut dyn FnMut(u64, &K, &V)) -> Result<Option<u64>> {
+    pub fn slice(&self, panes: Range<usize>, from: u64, entry: &mut impl FnMut(&K, &V)) -> Result<Option<u64>> {
         let panes = &self.panes[panes];
         let Some(b) = self.backing.as_ref().filter(|_| panes.iter().any(|p| p.away.partial)) else {
-            for (k, v) in panes.iter().flat_map(|p| p.table.iter()) {
-                entry(k.key_hash(), k, v);
-            }
+            panes.iter().for_each(|p| p.table.iter().for_each(|(k, v)| entry(k, v)));
             return Ok(None);
         };
         let most = (SLICE / panes.len().max(1)).max(SLICE_LEAST);
@@ -194,7 +225,7 @@ impl<K: Key, V: Data> PaneState<K, V> {
                 }
                 let v = decode(&self.descriptor.name, value)?;
                 if panes.len() == 1 {
-                    entry(hash, &k, &v);
+                    entry(&k, &v);
                 } else {
                     found.push((pane, hash, k, v));
                 }
@@ -203,10 +234,10 @@ impl<K: Key, V: Data> PaneState<K, V> {
         }
         let mut found = found.iter().filter(|f| end.is_none_or(|end| f.1 < end)).peekable();
         for (pane, p) in panes.iter().enumerate() {
-            while let Some((_, hash, k, v)) = found.next_if(|f| f.0 == pane) {
-                entry(*hash, k, v);
+            while let Some((_, _, k, v)) = found.next_if(|f| f.0 == pane) {
+                entry(k, v);
             }
-            p.table.between(from, end).for_each(|(hash, k, v)| entry(hash, k, v));
+            p.table.between(from, end).for_each(|(_, k, v)| entry(k, v));
         }
         Ok(end)
     }
@@ -224,6 +255,7 @@ impl<K: Key, V: Data> PaneState<K, V> {
     /// Between batches: keeps the memory that the tables take within its bounds.
     pub(super) fn settle_backed(&mut self) -> Result<()> {
         let Self { panes, backing: Some(b), .. } = self else { return Ok(()) };
+        b.fixed.set(b.beside)?;
         b.batches = b.batches.wrapping_add(1);
         let again = match panes.len() {
             0 => None,
@@ -233,21 +265,23 @@ impl<K: Key, V: Data> PaneState<K, V> {
             if p.away.entry == 0 || p.table.len() > 2 * p.away.measured + SAMPLE || again == Some(at) {
                 p.away.measured = p.table.len();
                 p.away.entry = entry_bytes(&p.table, b.batches as usize);
+                p.away.removals = p.table.removals();
             }
         }
         let flushed = b.column.flushed();
         if flushed > b.settled {
             b.settled = flushed;
-            panes.iter_mut().for_each(|p| p.table.settled(flushed));
+            panes.iter_mut().for_each(|p| p.settled(flushed));
         }
-        match b.share.set(panes.iter().map(|p| p.table.len() * p.away.entry).sum()) {
+        b.partial = panes.iter().any(|p| p.away.partial);
+        match b.share.set(panes.iter().map(Pane::bytes).sum()) {
             Some(limit) => self.shrink(limit),
             None => Ok(()),
         }
     }
 
     fn bytes(&self) -> usize {
-        self.panes.iter().map(|p| p.table.len() * p.away.entry).sum()
+        self.panes.iter().map(Pane::bytes).sum()
     }
 
     #[cold]
@@ -263,10 +297,15 @@ impl<K: Key, V: Data> PaneState<K, V> {
             use crate::state::KeyedTable;
             let frozen = self.freeze();
             store.flush(vec![frozen])?;
+            if let Some(b) = &self.backing {
+                let flushed = b.column.flushed();
+                self.panes.iter_mut().for_each(|p| p.settled(flushed));
+            }
             self.evict(target);
         }
         let bytes = self.bytes();
         if let Some(b) = &mut self.backing {
+            b.partial = self.panes.iter().any(|p| p.away.partial);
             b.share.set(bytes);
         }
         Ok(())

@@ -67,7 +67,7 @@ impl Shared {
     #[cfg(test)]
     pub fn for_tests(objects: usize) -> Self {
         Self {
-            objects: ObjectMemory::new(objects),
+            objects: ObjectMemory::for_tables(objects),
             profile: RocksDbProfile::LowMemory,
             cache: Cache::new_lru_cache(1 << 20),
         }

@@ -266,6 +266,9 @@ impl StateStore for RocksStore {
     fn memory(&self) -> &Arc<ObjectMemory> {
         &self.shared.objects
     }
+    fn operator(&self) -> &str {
+        &self.about.operator
+    }
 }
 
 impl RocksStore {

@@ -29,6 +29,26 @@ fn only_tables_over_their_part_of_a_full_memory_must_shrink() {
 }
 
 #[test]
+fn what_cannot_leave_memory_is_refused_when_it_is_more_than_there_is_and_lets_tables_shrink_before() {
+    let memory = ObjectMemory::new(100 << 20);
+    let mut table = memory.share();
+    let [mut timers, mut others] = ["the timers \"t\"", "the rest"].map(|what| FixedShare::of(&memory, "legs", what));
+    assert_eq!(table.set(60 << 20), None);
+    timers.set(50 << 20).unwrap();
+    assert_eq!(table.set(60 << 20), Some(50 << 20));
+    let mut second = memory.share();
+    assert_eq!((second.set(1), table.set(60 << 20)), (None, Some(25 << 20)));
+    others.set(50 << 20).unwrap();
+    let e = timers.set(51 << 20).unwrap_err();
+    assert_eq!(e.code, ErrorCode::Config);
+    for part in ["\"legs\"", "timers \"t\" take about 51 MiB", "101 MiB", "100 MiB", "--state-memory-mib) to 303"] {
+        assert!(e.message.contains(part), "{part}: {e}");
+    }
+    drop(others);
+    timers.set(99 << 20).unwrap();
+}
+
+#[test]
 fn keys_of_a_store_are_in_the_order_of_the_hash() {
     let d = StateDescriptor {
         name: "legs".into(),

@@ -92,6 +92,11 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         }
     }
 
+    /// Removed keys that are remembered.
+    pub fn removals(&self) -> usize {
+        self.segments.iter().flat_map(|s| s.layers()).map(|l| l.removals()).sum()
+    }
+
     /// Entries whose hash is not less than the first, and less than the second (none: to the end); whole segments are passed over.
     pub fn between(&self, from: u64, to: Option<u64>) -> impl Iterator<Item = (u64, &K, &V)> {
         let last = to.map_or(u64::MAX, |t| t.saturating_sub(1));

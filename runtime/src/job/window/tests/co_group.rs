@@ -114,6 +114,12 @@ impl<G: Trigger<Rec>> KeyedOperator<Rec> for Both<G> {
     fn on_watermark(&mut self, watermark: i64, out: &mut Output<Emitted>) -> Result<()> {
         self.0.on_watermark(watermark, out)
     }
+    fn is_busy(&self) -> bool {
+        self.0.is_busy()
+    }
+    fn go_on(&mut self, out: &mut Output<Emitted>) -> Result<()> {
+        self.0.go_on(out)
+    }
     fn next_processing_time(&mut self) -> Option<i64> {
         self.0.next_processing_time()
     }

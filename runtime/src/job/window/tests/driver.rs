@@ -16,6 +16,7 @@ use crate::observe::TaskMetrics;
 use crate::state::file::{
     Compression, InMemory, NotDeclared, Piece, ReadAt, SnapshotMeta, WriteOptions, restore as restore_files, write,
 };
+use crate::state::snapshot::FrozenTable;
 use crate::state::store::{StateStore, StoreFactory, StoreSubtask, StoredSnapshot};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -136,6 +137,30 @@ impl<G: Trigger<Rec>> Driver<Operator<G>> {
     }
 }
 
+/// As the stage of an operator does when there is room behind it.
+fn finish<O: UnderTest>(operator: &mut O, out: &mut Output<Emitted>) {
+    while operator.is_busy() {
+        operator.go_on(out).unwrap();
+    }
+}
+
+/// What comes of the tables of a store.
+enum Uploaded {
+    Tables(Vec<Box<dyn FrozenTable>>),
+    Files(Vec<Arc<dyn ReadAt>>),
+}
+
+fn upload(store: &dyn StateStore, tables: Vec<Box<dyn FrozenTable>>, savepoint: bool) -> Uploaded {
+    if savepoint {
+        return Uploaded::Tables(store.whole(tables).unwrap());
+    }
+    let local = store.checkpoint(tables).unwrap();
+    let file = |name: &str, bytes: Vec<u8>| Arc::new(InMemory { name: name.into(), bytes: bytes.into() });
+    let mut all: Vec<Arc<dyn ReadAt>> = vec![file("head", local.head)];
+    all.extend(local.files.iter().map(|f| file(&f.name, std::fs::read(&f.path).unwrap()) as _));
+    Uploaded::Files(all)
+}
+
 impl<O: UnderTest> Driver<O> {
     pub fn of(make: impl Fn() -> O + 'static, parallelism: u32) -> Self {
         Self::at(make, parallelism, None)
@@ -238,7 +263,10 @@ impl<O: UnderTest> Driver<O> {
     }
 
     pub fn watermark(&mut self, watermark: i64) {
-        self.subtasks.iter_mut().for_each(|s| s.operator.on_watermark(watermark, &mut s.out).unwrap());
+        for s in &mut self.subtasks {
+            s.operator.on_watermark(watermark, &mut s.out).unwrap();
+            finish(&mut s.operator, &mut s.out);
+        }
     }
 
     /// Sets the clock; calls those that want it.
@@ -248,6 +276,7 @@ impl<O: UnderTest> Driver<O> {
             if s.operator.next_processing_time().is_some_and(|t| t <= now) {
                 s.out.erase_timestamp();
                 s.operator.on_processing_time(now, &mut s.out).unwrap();
+                finish(&mut s.operator, &mut s.out);
             }
         }
     }
@@ -280,24 +309,24 @@ impl<O: UnderTest> Driver<O> {
                 batch.hashes.push(k.key_hash());
                 batch.timestamps.push(i64::MAX / 2);
             }
-            if s.store.is_some() {
-                s.operator.prepare(&batch).unwrap();
-            }
-            s.operator.run(&mut batch, &mut away).unwrap();
-            s.operator.on_watermark(i64::MAX, &mut away).unwrap();
-            match &s.store {
-                Some(store) if saves => frozen.extend(store.whole(backed).unwrap()),
-                Some(store) => {
-                    let local = store.checkpoint(backed).unwrap();
-                    let file =
-                        |name: &str, bytes: Vec<u8>| Arc::new(InMemory { name: name.into(), bytes: bytes.into() });
-                    let mut all: Vec<Arc<dyn ReadAt>> = vec![file("head", local.head)];
-                    all.extend(local.files.iter().map(|f| file(&f.name, std::fs::read(&f.path).unwrap()) as _));
-                    if all.len() > 1 {
-                        files.stored.push((key_group_range(i, old, MAX_PARALLELISM), all));
-                    }
+            let (store, operator) = (s.store.clone(), &mut s.operator);
+            let stored = std::thread::scope(|scope| {
+                // an uploader is on its way while the task goes on, which may have to wait for it
+                let uploader = store.map(|store| scope.spawn(move || upload(&*store, backed, saves)));
+                if uploader.is_some() {
+                    operator.prepare(&batch).unwrap();
                 }
-                None => {}
+                operator.run(&mut batch, &mut away).unwrap();
+                operator.on_watermark(i64::MAX, &mut away).unwrap();
+                finish(operator, &mut away);
+                uploader.map(|u| u.join().unwrap())
+            });
+            match stored {
+                Some(Uploaded::Tables(whole)) => frozen.extend(whole),
+                Some(Uploaded::Files(all)) if all.len() > 1 => {
+                    files.stored.push((key_group_range(i, old, MAX_PARALLELISM), all));
+                }
+                Some(Uploaded::Files(_)) | None => {}
             }
             let frozen: Vec<Piece> = frozen.into_iter().map(Piece::from).collect();
             let mut bytes = Vec::new();

@@ -223,33 +223,44 @@ proptest! {
 
     #[test]
     fn counted_windows(size in 1u64..12, slide in 1u64..12, p in 1u32..4, events in events()) {
-        let mut driver = Driver::new(Spec::Count(CountSpec::new(size, slide)), DefaultTrigger(EVENT), p);
-        let mut all: std::collections::BTreeMap<u64, Vec<i64>> = Default::default();
-        let mut value = 0;
-        for event in &events {
-            match event {
-                Event::Batch(records) => {
-                    let mut expected = Vec::new();
-                    let mut batch = Vec::new();
-                    for &(key, t) in records {
-                        value += 1;
-                        batch.push(((key, value), t));
-                        let seen = all.entry(key).or_default();
-                        seen.push(value);
-                        if (seen.len() as u64).is_multiple_of(slide) {
-                            let from = seen.len().saturating_sub(size as usize);
-                            expected.push((key, i64::MIN, i64::MAX, seen[from..].to_vec(), t));
-                        }
+        let driver = Driver::new(Spec::Count(CountSpec::new(size, slide)), DefaultTrigger(EVENT), p);
+        play_counted(driver, size, slide, &events)?;
+    }
+}
+
+/// Windows of so many records, compared with the records that came.
+pub(super) fn play_counted<O: UnderTest>(
+    mut driver: Driver<O>,
+    size: u64,
+    slide: u64,
+    events: &[Event],
+) -> Result<(), TestCaseError> {
+    let mut all: std::collections::BTreeMap<u64, Vec<i64>> = Default::default();
+    let mut value = 0;
+    for event in events {
+        match event {
+            Event::Batch(records) => {
+                let mut expected = Vec::new();
+                let mut batch = Vec::new();
+                for &(key, t) in records {
+                    value += 1;
+                    batch.push(((key, value), t));
+                    let seen = all.entry(key).or_default();
+                    seen.push(value);
+                    if (seen.len() as u64).is_multiple_of(slide) {
+                        let from = seen.len().saturating_sub(size as usize);
+                        expected.push((key, i64::MIN, i64::MAX, seen[from..].to_vec(), t));
                     }
-                    driver.records(&batch);
-                    expected.sort_unstable();
-                    prop_assert_eq!(driver.take().0, expected);
                 }
-                Event::Restore(p) => driver.restore(*p),
-                _ => {}
+                driver.records(&batch);
+                expected.sort_unstable();
+                prop_assert_eq!(driver.take().0, expected);
             }
+            Event::Restore(p) => driver.restore(*p),
+            _ => {}
         }
     }
+    Ok(())
 }
 
 proptest! {

@@ -2,15 +2,19 @@
 //! the store's files, from savepoints, in and out of memory, at other parallelisms.
 use super::co_group::co_grouped;
 use super::driver::{Driver, Fired, LATE, Places, Rec, listing, selector};
-use super::oracle::Oracle;
-use super::properties::{CLOCK, EVENT, Sum, aligned, events, lateness, play_with, spec};
+use super::oracle::{Kind, Oracle};
+use super::properties::{CLOCK, EVENT, Event, Odd, Sum, events, kinds, lateness, play_counted, play_with, spec};
 use crate::dataflow::Output;
 use crate::job::window::TimeWindow;
+use crate::job::window::assigner::{CountSpec, TimeDomain};
 use crate::job::window::function::Aggregate;
-use crate::job::window::operator::WindowOperator;
-use crate::job::window::trigger::DefaultTrigger;
+use crate::job::window::operator::{Spec, WindowOperator};
+use crate::job::window::trigger::{
+    ContinuousEventTime, ContinuousProcessingTime, Count, DefaultTrigger, ProcessingTime, Purging, Trigger,
+};
 use crate::state::rocks::factory_for_tests;
 use proptest::prelude::*;
+use std::time::Duration;
 
 /// Tables may take so many bytes.
 fn places(objects: usize) -> Option<Places> {
@@ -27,27 +31,47 @@ fn cases() -> u32 {
     std::env::var("WEIR_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(10)
 }
 
+fn play<G: Trigger<Rec>>(kind: Kind, time: TimeDomain, late: i64, trigger: G, p: u32, memory: usize, events: &[Event]) {
+    let oracle = Oracle::new(kind, time, late, trigger.clone());
+    let make = move || WindowOperator::new(selector(), listing(), trigger.clone(), &spec(kind, time, late), Some(LATE));
+    play_with(Driver::at(make, p, places(memory)), oracle, |fired| vec![fired], events);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
-    fn at_the_end_of_the_window(kind in aligned(), lateness in lateness(), p in 1u32..4, memory in objects(), events in events()) {
-        let (spec, trigger) = (spec(kind, EVENT, lateness), DefaultTrigger(EVENT));
-        let make = move || WindowOperator::new(selector(), listing(), trigger, &spec, Some(LATE));
-        let driver = Driver::at(make, p, places(memory));
-        play_with(driver, Oracle::new(kind, EVENT, lateness, trigger), |fired| vec![fired], &events);
+    fn at_the_end_of_the_window(kind in kinds(), lateness in lateness(), p in 1u32..4, memory in objects(), events in events()) {
+        play(kind, EVENT, lateness, DefaultTrigger(EVENT), p, memory, &events);
     }
 
     #[test]
-    fn by_the_clock(kind in aligned(), p in 1u32..4, memory in objects(), events in events()) {
-        let (spec, trigger) = (spec(kind, CLOCK, 0), DefaultTrigger(CLOCK));
-        let make = move || WindowOperator::new(selector(), listing(), trigger, &spec, Some(LATE));
-        let driver = Driver::at(make, p, places(memory));
-        play_with(driver, Oracle::new(kind, CLOCK, 0, trigger), |fired| vec![fired], &events);
+    fn by_the_clock(kind in kinds().prop_filter("has an end", |k| !matches!(k, Kind::Global)), n in 1u64..6, p in 1u32..4, memory in objects(), events in events()) {
+        play(kind, CLOCK, 0, DefaultTrigger(CLOCK), p, memory, &events);
+        play(kind, CLOCK, 0, ContinuousProcessingTime::every(Duration::from_millis(n)), p, memory, &events);
     }
 
     #[test]
-    fn aggregated_and_over_two_streams(kind in aligned(), lateness in lateness(), p in 1u32..4, memory in objects(), events in events()) {
+    fn by_triggers(kind in kinds(), lateness in lateness(), n in 1u64..6, which in 0..4, p in 1u32..4, memory in objects(), events in events()) {
+        match which {
+            0 => play(kind, EVENT, lateness, Purging(Count(n)), p, memory, &events),
+            1 => play(kind, EVENT, lateness, ContinuousEventTime::every(Duration::from_millis(4 * n)), p, memory, &events),
+            2 => play(kind, EVENT, lateness, ProcessingTime, p, memory, &events),
+            _ => play(kind, EVENT, lateness, Odd, p, memory, &events),
+        }
+    }
+
+    #[test]
+    fn counted(size in 1u64..12, slide in 1u64..12, p in 1u32..4, memory in objects(), events in events()) {
+        let make = move || {
+            let spec = Spec::Count(CountSpec::new(size, slide));
+            WindowOperator::new(selector(), listing(), DefaultTrigger(EVENT), &spec, Some(LATE))
+        };
+        play_counted(Driver::at(make, p, places(memory)), size, slide, &events)?;
+    }
+
+    #[test]
+    fn aggregated_and_over_two_streams(kind in kinds(), lateness in lateness(), p in 1u32..4, memory in objects(), events in events()) {
         let (spec_of, trigger) = (move || spec(kind, EVENT, lateness), DefaultTrigger(EVENT));
         let emit = |k: &u64, w: &TimeWindow, (sum, n): (i64, i64), out: &mut Output<_>| {
             out.push((*k, w.start, w.end, vec![sum, n]));
@@ -66,7 +90,7 @@ proptest! {
 /// Keys with a value each in a window of 10 ms, of which hardly any stay in memory.
 fn filled(keys: u64) -> Driver<super::driver::Operator<DefaultTrigger>> {
     let make = || {
-        let spec = spec(super::oracle::Kind::Aligned { size: 10, slide: 10, offset: 0 }, EVENT, 0);
+        let spec = spec(Kind::Aligned { size: 10, slide: 10, offset: 0 }, EVENT, 0);
         WindowOperator::new(selector(), listing(), DefaultTrigger(EVENT), &spec, Some(LATE))
     };
     let mut driver = Driver::at(make, 1, places(2_000));
