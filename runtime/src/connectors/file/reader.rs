@@ -6,10 +6,11 @@ use super::scan::Scan;
 use super::split::FileSplit;
 use crate::connectors::rate::Throttle;
 use crate::connectors::source::{ReadStatus, SourceReader, Split};
-use crate::dataflow::{BATCH_RECORDS, Output};
+use crate::dataflow::{BATCH_RECORDS, Output, Signal, Split as SplitSignal};
 use crate::error::{Error, ErrorCode, Result};
 use crate::observe::TaskMetrics;
 use memchr::{memchr, memchr_iter, memrchr};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 /// Bytes of text looked at together: they stay in the first-level cache between the passes over them.
@@ -21,14 +22,29 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 /// The reader of a file source.
 pub struct FileReader<F: Format> {
     format: F,
-    parser: F::Parser,
-    /// Those with something left, in reading order; the first is the one being read.
-    splits: Vec<FileSplit>,
-    open: Option<Open>,
+    /// Those that were not begun, or were put off by a restore, in reading order.
+    waiting: Vec<FileSplit>,
+    /// Those being read by turns, each of another file; the next one is the first.
+    active: VecDeque<Active<F::Parser>>,
+    /// Most of them.
+    side_by_side: usize,
+    /// What the next split is called where watermarks are made: each has one of its own.
+    next_lane: u32,
+    /// The lane that was announced last.
+    lane: Option<u32>,
     repeat: u64,
     throttle: Option<Throttle>,
     bad: BadRecords,
     metrics: TaskMetrics,
+}
+
+/// A split being read.
+struct Active<P> {
+    split: FileSplit,
+    lane: u32,
+    parser: P,
+    /// None: it is not open yet.
+    open: Option<Open>,
 }
 
 struct Open {
@@ -57,19 +73,34 @@ impl<F: Format> FileReader<F> {
     pub(super) fn new(
         format: F,
         splits: Vec<FileSplit>,
+        side_by_side: usize,
         repeat: u64,
         throttle: Option<Throttle>,
         bad: BadRecords,
         metrics: TaskMetrics,
     ) -> Self {
-        let mut splits: Vec<_> = splits.into_iter().filter(|s| s.pass < repeat).collect();
-        splits.sort_by_key(|s| (s.pass, s.index));
-        let parser = format.parser();
-        Self { format, parser, splits, open: None, repeat, throttle, bad, metrics }
+        let mut waiting: Vec<_> = splits.into_iter().filter(|s| s.pass < repeat).collect();
+        waiting.sort_by_key(|s| (s.pass, s.index));
+        let active = VecDeque::new();
+        Self { format, waiting, active, side_by_side, next_lane: 0, lane: None, repeat, throttle, bad, metrics }
+    }
+
+    /// Begins splits while there is room for more: of each file the next one, so that its records come in its order. From then
+    /// on event time waits for them.
+    fn begin(&mut self, out: &mut Output<F::Record>) -> Result<()> {
+        while self.active.len() < self.side_by_side {
+            let is_active = |s: &FileSplit| self.active.iter().any(|a| a.split.file.path == s.file.path);
+            let Some(at) = self.waiting.iter().position(|s| !is_active(s)) else { break };
+            let (split, lane, parser) = (self.waiting.remove(at), self.next_lane, self.format.parser());
+            self.next_lane = (lane + 1) % u32::MAX;
+            self.active.push_back(Active { split, lane, parser, open: None });
+            out.signal(&mut Signal::Split(SplitSignal::Added(lane)))?;
+        }
+        Ok(())
     }
 
     /// Opens the split's file, reads the header, and moves to its position.
-    fn open(&mut self, split: &FileSplit) -> Result<Open> {
+    fn open(&self, split: &FileSplit, parser: &mut F::Parser) -> Result<Open> {
         let path = &split.file.path;
         let compression = split.file.check()?;
         let mut blocks = None;
@@ -85,7 +116,7 @@ impl<F: Format> FileReader<F> {
             let place = Place { path, line: Some(1), offset: 0 };
             let header =
                 std::str::from_utf8(text).map_err(|e| Bad::fatal(format_args!("the header is not UTF-8 ({e})")));
-            if let Err(bad) = header.and_then(|h| self.parser.header(h)) {
+            if let Err(bad) = header.and_then(|h| parser.header(h)) {
                 return Err(Error::user(ErrorCode::BadRecord, describe(&place, &bad, text)));
             }
             head.consume(n);
@@ -115,13 +146,13 @@ impl<F: Format> FileReader<F> {
     /// Emits up to `budget` records of the open split, as many as a region holds; `None` at the split's end.
     fn read_some(
         &mut self,
+        from: &mut Active<F::Parser>,
         open: &mut Open,
         out: &mut Output<F::Record>,
         budget: usize,
         now: Instant,
     ) -> Result<Option<Progress>> {
-        let Some(split) = self.splits.first() else { return Ok(None) };
-        let end = split.end();
+        let end = from.split.end();
         if open.blocks.offset() >= end {
             return Ok(None);
         }
@@ -131,7 +162,7 @@ impl<F: Format> FileReader<F> {
         }
         if !self.format.by_line() && memchr(self.format.quoting().1, &open.blocks.bytes()[..n]).is_some() {
             n = whole_record(&mut open.blocks, self.format.quoting())?;
-            let progress = self.read_one(&open.blocks, n, out, now)?;
+            let progress = self.read_one(from, &open.blocks, n, out, now)?;
             open.blocks.consume(n);
             return Ok(Some(progress));
         }
@@ -142,14 +173,14 @@ impl<F: Format> FileReader<F> {
             n = memchr(b'\n', &open.blocks.bytes()[last..n]).map_or(n, |i| last + i + 1);
         }
         let progress = match std::str::from_utf8(&open.blocks.bytes()[..n]) {
-            Ok(text) => self.read_lines(&open.blocks, text, out, budget, now)?,
+            Ok(text) => self.read_lines(from, &open.blocks, text, out, budget, now)?,
             Err(e) => {
                 let valid = memrchr(b'\n', &open.blocks.bytes()[..e.valid_up_to()]).map_or(0, |i| i + 1);
                 match std::str::from_utf8(&open.blocks.bytes()[..valid]) {
-                    Ok(text) if valid > 0 => self.read_lines(&open.blocks, text, out, budget, now)?,
+                    Ok(text) if valid > 0 => self.read_lines(from, &open.blocks, text, out, budget, now)?,
                     _ => {
                         let line = memchr(b'\n', &open.blocks.bytes()[..n]).map_or(n, |i| i + 1);
-                        self.read_one(&open.blocks, line, out, now)?
+                        self.read_one(from, &open.blocks, line, out, now)?
                     }
                 }
             }
@@ -161,6 +192,7 @@ impl<F: Format> FileReader<F> {
     /// Emits the lines of `text`, each a record, until the budget is used up or a batch went out.
     fn read_lines(
         &mut self,
+        from: &mut Active<F::Parser>,
         blocks: &Blocks,
         text: &str,
         out: &mut Output<F::Record>,
@@ -175,8 +207,8 @@ impl<F: Format> FileReader<F> {
             let start = done.bytes;
             let end = if newline > start && bytes[newline - 1] == b'\r' { newline - 1 } else { newline };
             let line = text.get(start..end).unwrap_or_default();
-            if let Err(bad) = self.parser.parse(line, out) {
-                self.refuse(&bad, blocks, start, done.lines, line.as_bytes(), now)?;
+            if let Err(bad) = from.parser.parse(line, out) {
+                self.refuse(&bad, &from.split, blocks, start, done.lines, line.as_bytes(), now)?;
             }
             done.bytes = (newline + 1).min(bytes.len());
             done.lines += 1;
@@ -191,31 +223,39 @@ impl<F: Format> FileReader<F> {
     }
 
     /// Emits the record in the first `n` bytes, which may not be UTF-8 and may hold quoted line breaks.
-    fn read_one(&mut self, blocks: &Blocks, n: usize, out: &mut Output<F::Record>, now: Instant) -> Result<Progress> {
+    fn read_one(
+        &mut self,
+        from: &mut Active<F::Parser>,
+        blocks: &Blocks,
+        n: usize,
+        out: &mut Output<F::Record>,
+        now: Instant,
+    ) -> Result<Progress> {
         let bytes = &blocks.bytes()[..n];
         let text = trim(bytes);
         let parsed = match std::str::from_utf8(text) {
-            Ok(text) => self.parser.parse(text, out),
+            Ok(text) => from.parser.parse(text, out),
             Err(e) => Err(Bad::new(format_args!("it is not UTF-8 ({e})"))),
         };
         if let Err(bad) = parsed {
-            self.refuse(&bad, blocks, 0, 0, text, now)?;
+            self.refuse(&bad, &from.split, blocks, 0, 0, text, now)?;
         }
         Ok(Progress { records: 1, lines: memchr_iter(b'\n', bytes).count().max(1) as u64, bytes: n })
     }
 
     /// A bad record `bytes` and `lines` behind the front of the blocks.
     #[cold]
+    #[allow(clippy::too_many_arguments)]
     fn refuse(
         &mut self,
         bad: &Bad,
+        split: &FileSplit,
         blocks: &Blocks,
         bytes: usize,
         lines: u64,
         text: &[u8],
         now: Instant,
     ) -> Result<()> {
-        let Some(split) = self.splits.first() else { return Ok(()) };
         let header = u64::from(self.format.has_header());
         self.metrics.add_bad_records(1);
         self.bad.take(bad, now, || {
@@ -296,7 +336,12 @@ impl<F: Format> SourceReader for FileReader<F> {
     type Record = F::Record;
 
     fn read(&mut self, out: &mut Output<F::Record>, now: Instant) -> Result<ReadStatus> {
-        let Some(split) = self.splits.first() else { return Ok(ReadStatus::End) };
+        if self.active.is_empty() {
+            self.begin(out)?;
+        }
+        if self.active.is_empty() {
+            return Ok(ReadStatus::End);
+        }
         let mut budget = BATCH_RECORDS;
         if let Some(t) = &mut self.throttle {
             budget = budget.min(t.due(now) as usize);
@@ -304,12 +349,10 @@ impl<F: Format> SourceReader for FileReader<F> {
                 return Ok(ReadStatus::Wait(Some(t.next(now))));
             }
         }
-        let mut open = match self.open.take() {
+        let Some(mut from) = self.active.pop_front() else { return Ok(ReadStatus::End) };
+        let mut open = match from.open.take() {
             Some(open) => open,
-            None => {
-                let split = split.clone();
-                self.open(&split)?
-            }
+            None => self.open(&from.split, &mut from.parser)?,
         };
         for _ in 0..SKIPPED_BLOCKS {
             if open.ready {
@@ -318,8 +361,12 @@ impl<F: Format> SourceReader for FileReader<F> {
             open.ready = open.blocks.skip()?;
         }
         if !open.ready {
-            self.open = Some(open);
+            from.open = Some(open);
+            self.active.push_back(from);
             return Ok(ReadStatus::More);
+        }
+        if self.lane.replace(from.lane) != Some(from.lane) {
+            out.signal(&mut Signal::Split(SplitSignal::Reading(from.lane)))?;
         }
         let mut done = Progress::default();
         let mut ended = false;
@@ -327,13 +374,11 @@ impl<F: Format> SourceReader for FileReader<F> {
         // until the budget is used up or a batch went out
         while done.records < budget && !ended && out.pending() >= pending {
             pending = out.pending();
-            match self.read_some(&mut open, out, budget - done.records, now)? {
+            match self.read_some(&mut from, &mut open, out, budget - done.records, now)? {
                 Some(p) => {
                     done.add(&p);
                     // kept up at each step: messages name the line by it
-                    if let Some(split) = self.splits.first_mut() {
-                        split.lines += p.lines;
-                    }
+                    from.split.lines += p.lines;
                 }
                 None => ended = true,
             }
@@ -344,22 +389,27 @@ impl<F: Format> SourceReader for FileReader<F> {
             t.take(done.records as u64);
         }
         if ended {
-            let mut split = self.splits.remove(0);
+            let Active { mut split, lane, .. } = from;
             split.rewind();
             if split.pass < self.repeat {
-                let at = self.splits.partition_point(|s| (s.pass, s.index) < (split.pass, split.index));
-                self.splits.insert(at, split);
+                let at = self.waiting.partition_point(|s| (s.pass, s.index) < (split.pass, split.index));
+                self.waiting.insert(at, split);
             }
+            // what comes in its place is there before it goes: event time does not run ahead in between
+            self.begin(out)?;
+            out.signal(&mut Signal::Split(SplitSignal::Ended(lane)))?;
+            self.lane = None;
         } else {
-            if let Some(split) = self.splits.first_mut() {
-                split.position = Some(open.blocks.offset());
-            }
-            self.open = Some(open);
+            from.split.position = Some(open.blocks.offset());
+            from.open = Some(open);
+            self.active.push_back(from);
         }
-        Ok(if self.splits.is_empty() { ReadStatus::End } else { ReadStatus::More })
+        Ok(if self.active.is_empty() { ReadStatus::End } else { ReadStatus::More })
     }
 
     fn snapshot(&mut self) -> Result<Vec<Split>> {
-        self.splits.iter().map(FileSplit::encode).collect()
+        let mut splits: Vec<&FileSplit> = self.active.iter().map(|a| &a.split).chain(&self.waiting).collect();
+        splits.sort_by_key(|s| (s.pass, s.index));
+        splits.into_iter().map(FileSplit::encode).collect()
     }
 }

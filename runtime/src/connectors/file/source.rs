@@ -18,9 +18,14 @@ use serde::de::DeserializeOwned;
 /// ranges by several subtasks; compressed ones by one each, and so are CSV files unless
 /// [`one_record_per_line`](FileSource::one_record_per_line) is declared. Within a subtask files come in the order given.
 ///
-/// A subtask reads its ranges and files one after the other, and its watermark goes by all of them together: where a file
-/// begins earlier in event time than the one read before it ended, its records are as late as they would be in one file. Give
-/// files in the order of their time, a bound that covers the overlap, or read them as sources of their own, joined by a union.
+/// # Event time
+/// Each file, or range of one, has a watermark of its own where [`Stream::watermarks`](crate::job::Stream::watermarks) follows
+/// directly; that of the subtask is the least of those being read. One that is read to its end, or not begun, does not count.
+/// By default they are read one after the other, so records of a file that begins earlier in event time than the one before
+/// it ended are late: right for files in the order of their time. Files that cover the same time (one for each machine, say)
+/// are read by turns with [`side_by_side`](Self::side_by_side), and none makes the others late. If subtasks have more of them
+/// than that, give them in the order of their time. How far apart files of the same time come is bounded by their sizes only:
+/// state of windows that are open in all of them is kept meanwhile.
 ///
 /// Positions are in the snapshot, so no record is read twice or left out over failures and rescales, as long as the files do
 /// not change; if one did, the job says so and stops.
@@ -32,6 +37,7 @@ pub struct FileSource<F> {
     rate: Option<f64>,
     on_bad_record: BadRecord,
     range_bytes: Option<u64>,
+    side_by_side: usize,
 }
 
 impl FileSource<Lines> {
@@ -58,7 +64,15 @@ impl FileSource<Lines> {
 
 impl<F> FileSource<F> {
     fn with(paths: impl Into<Paths>, format: F) -> Self {
-        Self { paths: paths.into(), format, repeat: 1, rate: None, on_bad_record: BadRecord::Fail, range_bytes: None }
+        Self {
+            paths: paths.into(),
+            format,
+            repeat: 1,
+            rate: None,
+            on_bad_record: BadRecord::Fail,
+            range_bytes: None,
+            side_by_side: 1,
+        }
     }
     /// Reads the whole input this many times over, as if it were that long.
     pub fn repeat(mut self, times: u64) -> Self {
@@ -74,6 +88,12 @@ impl<F> FileSource<F> {
     /// What to do with a record that cannot be read; by default the job fails.
     pub fn on_bad_record(mut self, policy: BadRecord) -> Self {
         self.on_bad_record = policy;
+        self
+    }
+    /// Files that each subtask reads by turns, a batch from each; 1 by default. Of a file that is read in ranges, a subtask reads
+    /// one after the other. Each takes a file handle and up to some MiB of buffers.
+    pub fn side_by_side(mut self, files: usize) -> Self {
+        self.side_by_side = files;
         self
     }
     /// Size in bytes of the ranges that plain files are cut into; by default at least 4 MiB, and four for each subtask.
@@ -103,9 +123,26 @@ impl<T> FileSource<Csv<T>> {
 }
 
 impl<F: Format> FileSource<F> {
+    fn reader_of(
+        &self,
+        splits: Vec<FileSplit>,
+        throttle: Option<Throttle>,
+        bad: BadRecords,
+        cx: &SourceContext,
+    ) -> FileReader<F> {
+        let (format, metrics) = (self.format.clone(), cx.metrics.clone());
+        FileReader::new(format, splits, self.side_by_side, self.repeat, throttle, bad, metrics)
+    }
+
     fn check(&self) -> Result<()> {
         check_rate(self.rate)?;
         self.format.check().map_err(|e| Error::user(ErrorCode::Config, e))?;
+        if self.side_by_side == 0 {
+            return Err(Error::user(
+                ErrorCode::Config,
+                "a file source that reads 0 files side by side reads nothing; 1 reads them one after the other",
+            ));
+        }
         if self.repeat == 0 {
             return Err(Error::user(
                 ErrorCode::Config,
@@ -151,10 +188,10 @@ impl<F: Format> Source for FileSource<F> {
             let readers = first.of.min(cx.parallelism) as usize;
             let throttle = Throttle::share(self.rate, readers)?;
             let bad = BadRecords::new(self.on_bad_record, &cx.operator);
-            return Ok(FileReader::new(self.format.clone(), splits, self.repeat, throttle, bad, cx.metrics.clone()));
+            return Ok(self.reader_of(splits, throttle, bad, cx));
         }
         let bad = BadRecords::new(self.on_bad_record, &cx.operator);
-        Ok(FileReader::new(self.format.clone(), splits, self.repeat, None, bad, cx.metrics.clone()))
+        Ok(self.reader_of(splits, None, bad, cx))
     }
 }
 

@@ -1,7 +1,11 @@
 use super::*;
+use crate::connectors::Collect;
 use crate::connectors::source::{ReadStatus, SourceReader};
 use crate::connectors::testing::{deal, drive, output, source_cx};
 use crate::data::Str;
+use crate::dataflow::harness::Harness;
+use crate::job::{Job, KeyedProcessFunction, Timers, WatermarkStrategy};
+use crate::state::{KeyRef, KeyedTable};
 use proptest::prelude::*;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -156,6 +160,8 @@ fn damaged_and_missing_input_is_named() {
     assert!(read_all(&csv(&header)).unwrap_err().message.contains("no header line"));
     let zero = FileSource::lines(&header).repeat(0);
     assert!(zero.enumerate(1).unwrap_err().message.contains("0 times"));
+    let none = FileSource::lines(&header).side_by_side(0);
+    assert!(none.enumerate(1).unwrap_err().message.contains("0 files side by side"));
     assert!(FileSource::lines(&header).rate(-1.0).enumerate(1).is_err());
 }
 
@@ -208,6 +214,63 @@ fn the_rate_holds_for_all_readers_together() {
     }
 }
 
+/// Says of each record how far behind it event time is; negative: it is late.
+struct Drift(Timers<u64>);
+impl KeyedProcessFunction for Drift {
+    type Key = u64;
+    type In = (u64, i64);
+    type Out = (u64, i64, i64);
+    fn states(&mut self) -> Vec<&mut dyn KeyedTable<u64>> {
+        vec![&mut self.0]
+    }
+    fn timers(&mut self) -> Option<&mut Timers<u64>> {
+        Some(&mut self.0)
+    }
+    fn process(&mut self, _: &KeyRef<'_, u64>, r: &(u64, i64), out: &mut Output<Self::Out>) -> Result<()> {
+        out.push((r.0, r.1, r.1.saturating_sub(self.0.watermark())));
+        Ok(())
+    }
+}
+
+#[test]
+fn files_of_the_same_time_read_side_by_side_make_no_record_late() {
+    let dir = TempDir::new().unwrap();
+    let text = |file: u64, times: std::ops::Range<i64>| -> String { times.map(|t| format!("{file} {t}\n")).collect() };
+    // of different lengths, compressed and in ranges; the last one comes when the second has ended
+    file(&dir, "f1", text(1, 0..20_000).as_bytes());
+    file(&dir, "f2", &gzip(text(2, 0..9_000).as_bytes()));
+    file(&dir, "f3", text(3, 9_000..15_000).as_bytes());
+    let run = |side: usize| {
+        let sink = Collect::new();
+        let mut job = Job::default();
+        let parse = |line: &str, out: &mut Output<(u64, i64)>| {
+            let (file, time) = line.split_once(' ').ok_or_else(|| anyhow::anyhow!("no time"))?;
+            out.push((file.parse()?, time.parse()?));
+            Ok(())
+        };
+        job.source("in", FileSource::parse_lines(dir.path().join("f*"), parse).range_bytes(50_000).side_by_side(side))
+            .watermarks(WatermarkStrategy::monotonous().timestamps(|r: &(u64, i64)| r.1))
+            .key_by_value(|_| 0u64)
+            .process_function("drift", || Drift(Timers::new("timers")))
+            .sink("out", sink.clone());
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async { Harness::start(job.into_graph(), 1).await.unwrap().finish().await.unwrap() });
+        sink.records()
+    };
+    let records = run(2);
+    assert_eq!(records.len(), 35_000);
+    assert!(records.iter().all(|r| r.2 > 0), "none is late");
+    for f in 1..=3 {
+        let times: Vec<i64> = records.iter().filter(|r| r.0 == f).map(|r| r.1).collect();
+        assert!(times.is_sorted(), "file {f} comes in its order");
+    }
+    // event time goes on while they are read: it is a few batches behind
+    let behind = records.iter().skip(5_000).map(|r| r.2).max().unwrap();
+    assert!(behind < 8 * 1024, "{behind}");
+    let late = run(1).iter().filter(|r| r.2 <= 0).count();
+    assert_eq!(late, 15_000, "one after the other, the second and the third come late");
+}
+
 /// One line of a kind, at random.
 fn line() -> impl Strategy<Value = String> {
     prop_oneof![Just(String::new()), "[a-zé]{0,8}", "[a-z]{60,90}", "\r?[a-z]{1,3}\r?"]
@@ -223,6 +286,7 @@ proptest! {
         scale in prop_oneof![Just(1usize), Just(60)],
         range in 4u64..200,
         repeat in 1u64..4,
+        side in 1usize..4,
         rounds in prop::collection::vec((1usize..5, 0usize..5), 0..6),
     ) {
         let dir = TempDir::new().unwrap();
@@ -240,7 +304,7 @@ proptest! {
             file(&dir, &format!("f{i}"), &content);
         }
         let mut want = vec![want; repeat as usize].concat();
-        let source = FileSource::lines(dir.path().join("f*")).range_bytes(range * scale as u64).repeat(repeat);
+        let source = FileSource::lines(dir.path().join("f*")).range_bytes(range * scale as u64).repeat(repeat).side_by_side(side);
         let mut splits = source.enumerate(1).unwrap();
         let mut got: Vec<Str> = Vec::new();
         for (p, calls) in rounds {
