@@ -141,6 +141,48 @@ fn reduce<T: Data, S: KeySelector<T>>(
     f: &impl Fn(&mut T, T),
     values: &mut impl Values<S::Key, T>,
 ) {
+    if std::mem::needs_drop::<T>() {
+        reduce_in_place(batch, selector, f, values);
+    } else {
+        reduce_in_registers(batch, selector, f, values);
+    }
+    batch.hashes.clear();
+}
+
+/// For records that may own strings. Their keys are compared where they lie in the batch: a record that was moved has just been
+/// stored word by word, and reading a string there again by other words would make the processor wait. So a record leaves
+/// its place after that, and until its result comes there, one that is not in use holds the place.
+fn reduce_in_place<T: Data, S: KeySelector<T>>(
+    batch: &mut Batch<T>,
+    selector: &S,
+    f: &impl Fn(&mut T, T),
+    values: &mut impl Values<S::Key, T>,
+) {
+    let Some(mut unused) = batch.records.first().cloned() else { return };
+    for (place, &hash) in batch.records.iter_mut().zip(&batch.hashes) {
+        let mut first = false;
+        let reduced = selector.with_key(place, |key| {
+            let first = &mut first;
+            values.value(&KeyRef { hash, key }, || {
+                *first = true;
+                place.clone()
+            })
+        });
+        if !first {
+            let record = std::mem::replace(place, unused);
+            f(reduced, record);
+            unused = std::mem::replace(place, reduced.clone());
+        }
+    }
+}
+
+/// For plain records.
+fn reduce_in_registers<T: Data, S: KeySelector<T>>(
+    batch: &mut Batch<T>,
+    selector: &S,
+    f: &impl Fn(&mut T, T),
+    values: &mut impl Values<S::Key, T>,
+) {
     let mut hashes = batch.hashes.iter();
     // collecting a vector's own records allocates nothing
     let reduced = std::mem::take(&mut batch.records).into_iter().map(|record| {
@@ -160,7 +202,6 @@ fn reduce<T: Data, S: KeySelector<T>>(
         reduced.clone()
     });
     batch.records = reduced.collect();
-    batch.hashes.clear();
 }
 
 /// `KeyedStream::process`: a closure over one value per key.
