@@ -1,10 +1,9 @@
 //! A sink that counts its records and drops them.
-use super::sink::{Committable, Sink, SinkContext, SinkWriter};
+use super::sink::{Sink, SinkContext, SinkWriter};
 use crate::data::Data;
 use crate::dataflow::Batch;
 use crate::error::Result;
 use crate::observe::TaskMetrics;
-use weir_api::ids::CheckpointId;
 
 /// Drops every record; how many there were is in the task's `records_out`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -13,9 +12,6 @@ pub struct Blackhole;
 impl<T: Data> Sink<T> for Blackhole {
     type Writer = BlackholeWriter;
 
-    fn recover(&self, _: &SinkContext, _: Vec<Committable>) -> Result<()> {
-        Ok(())
-    }
     fn writer(&self, cx: &SinkContext) -> Result<BlackholeWriter> {
         Ok(BlackholeWriter(cx.metrics.clone()))
     }
@@ -29,12 +25,6 @@ impl<T> SinkWriter<T> for BlackholeWriter {
     fn write(&mut self, batch: &mut Batch<T>) -> Result<()> {
         self.0.add_records_out(batch.len() as u64);
         batch.clear();
-        Ok(())
-    }
-    fn prepare_commit(&mut self, _: CheckpointId) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-    fn commit(&mut self, _: CheckpointId) -> Result<()> {
         Ok(())
     }
 }
@@ -51,6 +41,7 @@ mod tests {
         w.write(&mut batch).unwrap();
         assert!(batch.is_empty());
         assert_eq!(cx.metrics.records_out(), 3);
-        assert!(SinkWriter::<u64>::prepare_commit(&mut w, CheckpointId(1)).unwrap().is_empty());
+        let nothing = SinkWriter::<u64>::prepare_commit(&mut w, weir_api::ids::CheckpointId(1)).unwrap();
+        assert!(nothing.is_empty());
     }
 }

@@ -1,5 +1,5 @@
 //! A sink that writes each record to standard output as a line.
-use super::sink::{Committable, Sink, SinkContext, SinkWriter};
+use super::sink::{Sink, SinkContext, SinkWriter};
 use crate::data::Data;
 use crate::dataflow::Batch;
 use crate::error::{Error, ErrorCode, Result};
@@ -7,7 +7,6 @@ use crate::observe::TaskMetrics;
 use std::fmt::{Debug, Display};
 use std::io::Write;
 use std::marker::PhantomData;
-use weir_api::ids::CheckpointId;
 
 /// Prints records, one a line. For looking at a stream: after a failure, records since the last checkpoint are printed again.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,9 +58,6 @@ impl<F> Print<F> {
 impl<T: Data, F: Form<T>> Sink<T> for Print<F> {
     type Writer = PrintWriter<F>;
 
-    fn recover(&self, _: &SinkContext, _: Vec<Committable>) -> Result<()> {
-        Ok(())
-    }
     fn writer(&self, cx: &SinkContext) -> Result<PrintWriter<F>> {
         let prefix = if self.prefix && cx.parallelism > 1 { format!("{}> ", cx.subtask + 1) } else { String::new() };
         Ok(PrintWriter { form: PhantomData, prefix, text: Vec::new(), metrics: cx.metrics.clone() })
@@ -101,12 +97,6 @@ impl<T, F: Form<T>> SinkWriter<T> for PrintWriter<F> {
         written.map_err(|e| Error::external(ErrorCode::Io, format!("cannot print to standard output: {e}")))?;
         self.metrics.add_records_out(batch.len() as u64);
         batch.clear();
-        Ok(())
-    }
-    fn prepare_commit(&mut self, _: CheckpointId) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-    fn commit(&mut self, _: CheckpointId) -> Result<()> {
         Ok(())
     }
 }

@@ -9,13 +9,18 @@ use weir_api::ids::CheckpointId;
 pub type Committable = Vec<u8>;
 
 /// A sink as the user declares it.
+///
+/// One whose records are visible as soon as they are written has nothing to commit: it has `writer`, and its writer `write`. After
+/// a failure its records come again.
 pub trait Sink<T: Data>: Send + Sync + 'static {
     type Writer: SinkWriter<T>;
 
     /// Called once per attempt, by subtask 0 before any record, with everything pending in the restored snapshot (of all
     /// subtasks; empty when the job starts new): first commits all of it again, then aborts what other attempts left open.
     /// Both are idempotent.
-    fn recover(&self, cx: &SinkContext, pending: Vec<Committable>) -> Result<()>;
+    fn recover(&self, _cx: &SinkContext, _pending: Vec<Committable>) -> Result<()> {
+        Ok(())
+    }
     fn writer(&self, cx: &SinkContext) -> Result<Self::Writer>;
 }
 
@@ -25,9 +30,13 @@ pub trait SinkWriter<T>: Send + 'static {
     fn write(&mut self, batch: &mut Batch<T>) -> Result<()>;
     /// Pre-commit, at the barrier: makes everything written so far durable and invisible, and returns all that is pending:
     /// this checkpoint's and that of earlier ones whose completion is not known yet.
-    fn prepare_commit(&mut self, checkpoint: CheckpointId) -> Result<Vec<Committable>>;
+    fn prepare_commit(&mut self, _checkpoint: CheckpointId) -> Result<Vec<Committable>> {
+        Ok(Vec::new())
+    }
     /// The checkpoint is complete: makes everything pre-committed up to it visible. Idempotent.
-    fn commit(&mut self, checkpoint: CheckpointId) -> Result<()>;
+    fn commit(&mut self, _checkpoint: CheckpointId) -> Result<()> {
+        Ok(())
+    }
     /// The checkpoint will never complete. What it holds stays pending and goes with a later one.
     fn aborted(&mut self, _checkpoint: CheckpointId) -> Result<()> {
         Ok(())

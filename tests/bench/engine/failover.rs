@@ -10,19 +10,18 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
-use weir::connectors::sink::{Committable, Sink, SinkContext, SinkWriter};
+use weir::connectors::sink::{Sink, SinkContext, SinkWriter};
 use weir::connectors::source::{ReadStatus, Source, SourceContext, SourceReader, Split};
 use weir::data::Key as _;
 use weir::dataflow::{BATCH_RECORDS, Batch};
 use weir::prelude::*;
-use weir_api::ids::CheckpointId;
 use weir_tests::local::LocalJob;
 use weir_tests::poll::wait_for;
 
 use crate::jobs::JobArguments;
 use crate::limits::{mix, money, pick};
 use crate::measure::{Deploy, Run};
-use crate::outcome::usage;
+use crate::outcome::{tell, usage};
 use crate::table::{Figure, Line};
 
 const SUBTASKS: u32 = 2;
@@ -200,9 +199,6 @@ struct WatchWriter {
 
 impl Sink<Hit> for Watch {
     type Writer = WatchWriter;
-    fn recover(&self, _: &SinkContext, _: Vec<Committable>) -> weir::Result<()> {
-        Ok(())
-    }
     fn writer(&self, cx: &SinkContext) -> weir::Result<WatchWriter> {
         Ok(WatchWriter {
             watch: self.clone(),
@@ -233,19 +229,12 @@ impl SinkWriter<Hit> for WatchWriter {
         batch.clear();
         Ok(())
     }
-    fn prepare_commit(&mut self, _: CheckpointId) -> weir::Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-    fn commit(&mut self, _: CheckpointId) -> weir::Result<()> {
-        Ok(())
-    }
     fn close(&mut self) -> weir::Result<()> {
         let peak_mib = usage("self").1;
         let mine = || (0u64..).zip(&self.last).filter(|l| *l.1 > 0);
         let fold = mine().fold(0u64, |all, (key, sum)| all.wrapping_add(fold(key, *sum)));
         let seen = Seen { count: mine().count() as u64, fold, peak_mib, ..Seen::default() };
-        let written = serde_json::to_vec(&seen).map_err(std::io::Error::from);
-        written.and_then(|text| std::fs::write(&self.file, text)).map_err(Error::internal)
+        tell(&self.file, &seen)
     }
 }
 

@@ -8,15 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use weir::connectors::sink::{Committable, Sink, SinkContext, SinkWriter};
+use weir::connectors::sink::{Sink, SinkContext, SinkWriter};
 use weir::data::{Data, Key};
 use weir::dataflow::Batch;
 use weir::prelude::*;
-use weir_api::ids::CheckpointId;
 
 use crate::alloc::allocations;
 use crate::limits::{event_time, mix, money, pick};
-use crate::outcome::{Outcome, usage};
+use crate::outcome::{Outcome, tell, usage};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum JobKind {
@@ -224,9 +223,6 @@ impl<F> Tally<F> {
 
 impl<T: Data, F: Fn(&T) -> (u64, i64) + Clone + Send + Sync + 'static> Sink<T> for Tally<F> {
     type Writer = TallyWriter<F>;
-    fn recover(&self, _: &SinkContext, _: Vec<Committable>) -> weir::Result<()> {
-        Ok(())
-    }
     fn writer(&self, cx: &SinkContext) -> weir::Result<TallyWriter<F>> {
         Ok(TallyWriter {
             tally: self.clone(),
@@ -272,12 +268,6 @@ impl<T: Data, F: Fn(&T) -> (u64, i64) + Clone + Send + Sync + 'static> SinkWrite
         told.ended = now();
         Ok(())
     }
-    fn prepare_commit(&mut self, _: CheckpointId) -> weir::Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-    fn commit(&mut self, _: CheckpointId) -> weir::Result<()> {
-        Ok(())
-    }
     fn close(&mut self) -> weir::Result<()> {
         let told = &mut self.told;
         if let Some((allocated, counted)) = self.at_half {
@@ -285,7 +275,6 @@ impl<T: Data, F: Fn(&T) -> (u64, i64) + Clone + Send + Sync + 'static> SinkWrite
         }
         (told.cpu_seconds, told.peak_mib) = usage("self");
         told.finals = fold(self.finals.drain());
-        let written = serde_json::to_vec(told).map_err(std::io::Error::from);
-        written.and_then(|text| std::fs::write(&self.file, text)).map_err(Error::internal)
+        tell(&self.file, told)
     }
 }

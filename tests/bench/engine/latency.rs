@@ -8,17 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
-use weir::connectors::sink::{Committable, Sink, SinkContext, SinkWriter};
+use weir::connectors::sink::{Sink, SinkContext, SinkWriter};
 use weir::data::Key as _;
 use weir::dataflow::Batch;
 use weir::prelude::*;
-use weir_api::ids::CheckpointId;
 
 use crate::histogram::{self, Histogram};
 use crate::jobs::{JobArguments, fold};
 use crate::limits::{mix, money, pick};
 use crate::measure::{Deploy, Run, run_loop};
-use crate::outcome::usage;
+use crate::outcome::{tell, usage};
 use crate::table::{Figure, Line};
 
 const RATE: u64 = 50_000;
@@ -92,9 +91,6 @@ struct WatchWriter {
 
 impl Sink<Sample> for Watch {
     type Writer = WatchWriter;
-    fn recover(&self, _: &SinkContext, _: Vec<Committable>) -> weir::Result<()> {
-        Ok(())
-    }
     fn writer(&self, cx: &SinkContext) -> weir::Result<WatchWriter> {
         Ok(WatchWriter {
             watch: self.clone(),
@@ -124,17 +120,10 @@ impl SinkWriter<Sample> for WatchWriter {
         batch.clear();
         Ok(())
     }
-    fn prepare_commit(&mut self, _: CheckpointId) -> weir::Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-    fn commit(&mut self, _: CheckpointId) -> weir::Result<()> {
-        Ok(())
-    }
     fn close(&mut self) -> weir::Result<()> {
         (self.seen.cpu_seconds, self.seen.peak_mib) = usage("self");
         self.seen.finals = fold(self.last.drain().map(|(key, sum)| (key.key_hash(), sum)));
-        let written = serde_json::to_vec(&self.seen).map_err(std::io::Error::from);
-        written.and_then(|text| std::fs::write(&self.file, text)).map_err(Error::internal)
+        tell(&self.file, &self.seen)
     }
 }
 

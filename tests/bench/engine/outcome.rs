@@ -1,4 +1,5 @@
 //! What one process of a measurement tells: how much it did, how fast, and what the result was.
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,12 @@ impl Outcome {
     pub fn rate_per_core(&self) -> f64 {
         self.count as f64 / self.cpu_seconds
     }
+}
+
+/// Leaves what a subtask of a sink saw where the measurement finds it.
+pub fn tell(file: &Path, seen: &impl Serialize) -> weir::Result<()> {
+    let written = serde_json::to_vec(seen).map_err(std::io::Error::from);
+    written.and_then(|text| std::fs::write(file, text)).map_err(weir::Error::internal)
 }
 
 /// Processor seconds and most resident memory (MiB) of a process; zeros where the kernel does not tell.

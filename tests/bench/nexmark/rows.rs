@@ -4,15 +4,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
-use weir::connectors::sink::{Committable, Sink, SinkContext, SinkWriter};
+use weir::connectors::sink::{Sink, SinkContext, SinkWriter};
 use weir::data::Data;
 use weir::dataflow::Batch;
-use weir::prelude::Error;
-use weir_api::ids::CheckpointId;
 
 use crate::alloc::allocations;
 use crate::events::Bid;
-use crate::outcome::usage;
+use crate::outcome::{tell, usage};
 use crate::queries::{Average, Converted, HotItem, LocalItem, NewUser};
 
 /// A result as a line of text. Equal lines mean equal results.
@@ -123,9 +121,6 @@ impl Rows {
 
 impl<T: Row> Sink<T> for Rows {
     type Writer = RowsWriter;
-    fn recover(&self, _: &SinkContext, _: Vec<Committable>) -> weir::Result<()> {
-        Ok(())
-    }
     fn writer(&self, cx: &SinkContext) -> weir::Result<RowsWriter> {
         let told = Told { started: now(), ..Told::default() };
         Ok(RowsWriter { verify: self.verify, file: self.report.join(format!("{}.json", cx.subtask)), told })
@@ -147,17 +142,10 @@ impl<T: Row> SinkWriter<T> for RowsWriter {
         batch.clear();
         Ok(())
     }
-    fn prepare_commit(&mut self, _: CheckpointId) -> weir::Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-    fn commit(&mut self, _: CheckpointId) -> weir::Result<()> {
-        Ok(())
-    }
     fn close(&mut self) -> weir::Result<()> {
         let told = &mut self.told;
         (told.ended, told.allocations) = (now(), allocations());
         (told.cpu_seconds, told.peak_mib) = usage("self");
-        let written = serde_json::to_vec(told).map_err(std::io::Error::from);
-        written.and_then(|text| std::fs::write(&self.file, text)).map_err(Error::internal)
+        tell(&self.file, told)
     }
 }
