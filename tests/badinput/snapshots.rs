@@ -145,7 +145,7 @@ fn name(file: &Path) -> String {
 pub fn savepoint_of_another_job() -> Result<()> {
     in_folder(|dir| {
         let left = left_behind(dir)?;
-        let mut args = vec!["--package", "weir-runtime", "--example", "wordcount"];
+        let mut args = vec!["--example", "wordcount"];
         if !cfg!(debug_assertions) {
             args.push("--release");
         }

@@ -272,16 +272,17 @@ pub fn own_binary(name: &str) -> Result<PathBuf> {
             return Ok(candidate);
         }
     }
-    cargo_build(&["--package", "weir-tests", "--bin", name])?
-        .remove(name)
-        .with_context(|| format!("cargo built no {name}"))
+    cargo_build(&["--bin", name])?.remove(name).with_context(|| format!("cargo built no {name}"))
 }
 
 /// Runs `cargo build` in the checkout; returns the programs that it names, built now or before, by name.
+///
+/// For the whole workspace: for single packages cargo chooses other features of the crates that they share, and builds those
+/// crates, and all that uses them, once more.
 pub fn cargo_build(args: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let lines = Cmd::new(cargo)
-        .args(["build", "--message-format=json-render-diagnostics"])
+        .args(["build", "--workspace", "--message-format=json-render-diagnostics"])
         .args(args)
         .dir(&checkout())
         .stdout()?;

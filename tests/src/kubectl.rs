@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::api;
 use crate::cmd::Cmd;
+use crate::local::http::Answer;
 use crate::poll::{wait_for, wait_until};
 
 /// kubectl with one kubeconfig.
@@ -43,23 +45,43 @@ impl Kubectl {
 
     /// GET of a path of the API server.
     pub fn raw(&self, path: &str) -> Result<String> {
-        self.run(&["get", "--raw", path])
+        match self.read(path) {
+            Some(answer) if answer.status == 200 => Ok(answer.body),
+            _ => self.run(&["get", "--raw", path]),
+        }
+    }
+
+    /// The API server's answer without a program of its own for it; `None`: ask with one.
+    fn read(&self, path: &str) -> Option<Answer> {
+        api::get(&self.program, &self.kubeconfig, path)
     }
 
     /// One object.
     pub fn get(&self, namespace: &str, kind: &str, name: &str) -> Result<Value> {
-        json(&self.run(&["-n", namespace, "get", kind, name, "-o", "json"])?)
+        self.get_opt(namespace, kind, name)?.with_context(|| format!("{kind} {name} not found in {namespace}"))
     }
 
     /// One object, `None` when it does not exist.
     pub fn get_opt(&self, namespace: &str, kind: &str, name: &str) -> Result<Option<Value>> {
+        if let Some(answer) = api::path(namespace, kind).and_then(|path| self.read(&format!("{path}/{name}"))) {
+            return if answer.status == 404 { Ok(None) } else { answer.json().map(Some) };
+        }
         let text = self.run(&["-n", namespace, "get", kind, name, "-o", "json", "--ignore-not-found"])?;
         if text.trim().is_empty() { Ok(None) } else { json(&text).map(Some) }
     }
 
     /// The objects of a kind, by label selector (empty: all).
     pub fn list(&self, namespace: &str, kind: &str, selector: &str) -> Result<Vec<Value>> {
-        let list = json(&self.run(&["-n", namespace, "get", kind, "-l", selector, "-o", "json"])?)?;
+        self.items(namespace, kind, ["labelSelector", "-l"], selector)
+    }
+
+    /// The objects of a kind, by a selector: the names of its parameter and of its flag.
+    fn items(&self, namespace: &str, kind: &str, [name, flag]: [&str; 2], selector: &str) -> Result<Vec<Value>> {
+        let path = api::path(namespace, kind).map(|path| format!("{path}?{name}={}", api::quoted(selector)));
+        let list = match path.and_then(|path| self.read(&path)) {
+            Some(answer) => answer.success()?,
+            None => json(&self.run(&["-n", namespace, "get", kind, flag, selector, "-o", "json"])?)?,
+        };
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
 
@@ -130,23 +152,18 @@ impl Kubectl {
         self.run(&["-n", namespace, "logs", pod, "--all-containers", &format!("--previous={previous}")])
     }
 
+    /// The last line of a container's log.
+    pub fn last_line(&self, namespace: &str, pod: &str, container: &str) -> Result<String> {
+        self.raw(&format!("/api/v1/namespaces/{namespace}/pods/{pod}/log?container={container}&tailLines=1"))
+    }
+
     /// (reason, message) of the events about one object, oldest first; an empty name means all objects of the namespace.
     pub fn events(&self, namespace: &str, name: &str) -> Result<Vec<(String, String)>> {
         let selector = if name.is_empty() { String::new() } else { format!("involvedObject.name={name}") };
-        let list = json(&self.run(&[
-            "-n",
-            namespace,
-            "get",
-            "events",
-            "--field-selector",
-            &selector,
-            "--sort-by=.metadata.creationTimestamp",
-            "-o",
-            "json",
-        ])?)?;
+        let mut events = self.items(namespace, "events", ["fieldSelector", "--field-selector"], &selector)?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let items = list["items"].as_array().cloned().unwrap_or_default();
-        Ok(items.iter().map(|event| (text(&event["reason"]), text(&event["message"]))).collect())
+        events.sort_by_key(|event| text(&event["metadata"]["creationTimestamp"]));
+        Ok(events.iter().map(|event| (text(&event["reason"]), text(&event["message"]))).collect())
     }
 
     /// Runs a program in a pod's first container; returns its stdout.

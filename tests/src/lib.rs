@@ -2,6 +2,7 @@
 //!
 //! Start at [`cluster::Cluster`]; [`oracle`] says whether committed output is exact.
 
+mod api;
 pub mod chaos;
 pub mod cluster;
 pub mod cmd;

@@ -1,6 +1,8 @@
 //! Weir's own images, built from release binaries of this checkout.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -37,9 +39,8 @@ impl WeirImages {
 
 /// Builds the binaries (release profile) and their images into `<target>/weir-images`.
 pub fn build() -> Result<WeirImages> {
-    let programs = cargo_build(&["--release", "--package", "weir-operator", "--bin", "weir-operator"])?;
-    let operator = programs.get("weir-operator").context("cargo built no weir-operator")?;
-    let flights = &example("flights")?;
+    let operator = &program("weir-operator")?;
+    let flights = &program("flights")?;
     let dir = folder(operator)?;
     Ok(WeirImages {
         operator: build_image(&operator_spec(operator), &dir)?,
@@ -51,17 +52,28 @@ pub fn build() -> Result<WeirImages> {
 /// The same for the jobs that do not fit.
 pub fn build_misfits() -> Result<Misfits> {
     let image = |name: &str| {
-        let binary = example(name)?;
+        let binary = program(name)?;
         let spec = ImageSpec::new(format!("{REGISTRY}/{name}"), &binary).file(FLIGHTS_INPUT, &flights_input());
         build_image(&spec, &folder(binary.parent().context("an example lies in a folder")?)?)
     };
     Ok(Misfits { wordcount: image("wordcount")?, flights_narrow: image("flights_narrow")? })
 }
 
-/// The program of an example of the runtime.
-fn example(name: &str) -> Result<PathBuf> {
-    let mut programs = cargo_build(&["--release", "--package", "weir-runtime", "--example", name])?;
-    programs.remove(name).with_context(|| format!("cargo built no example {name}"))
+/// A release build of the operator or of an example. All are built at once: together they need each crate in one variant only.
+fn program(name: &str) -> Result<PathBuf> {
+    static BUILT: Mutex<Option<BTreeMap<String, PathBuf>>> = Mutex::new(None);
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let programs = match &mut *built {
+        Some(programs) => programs,
+        none => none.insert(cargo_build(&[
+            "--release",
+            "--bin=weir-operator",
+            "--example=flights",
+            "--example=flights_narrow",
+            "--example=wordcount",
+        ])?),
+    };
+    programs.get(name).cloned().with_context(|| format!("cargo built no {name}"))
 }
 
 /// The operator's image.

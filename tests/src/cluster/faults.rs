@@ -54,8 +54,7 @@ impl Cluster {
             let object = kubectl.get(namespace, "pod", pod)?;
             for name in ["weir", "weir-standby"] {
                 let Some(found) = find_container(&object, name) else { continue };
-                let last = kubectl.run(&["-n", namespace, "logs", pod, "-c", name, "--tail=1"])?;
-                if !last.contains("\"standing by\"") {
+                if !kubectl.last_line(namespace, pod, name)?.contains("\"standing by\"") {
                     return Ok(Some(found));
                 }
             }

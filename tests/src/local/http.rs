@@ -1,7 +1,9 @@
-//! One HTTP request over loopback, spoken by hand: status and body, whatever they are.
+//! One HTTP request over loopback or a socket file, spoken by hand: status and body, whatever they are.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -44,15 +46,34 @@ impl Answer {
 /// Sends a request with an optional body and content type and reads the answer to its end.
 pub fn request(address: SocketAddr, method: &str, path: &str, body: Option<(&str, &[u8])>) -> Result<Answer> {
     let what = || format!("{method} http://{address}{path}");
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).with_context(what)?;
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).with_context(what)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    exchange(stream, &address.to_string(), method, path, body).with_context(what)
+}
+
+/// GET from the server behind a socket file.
+pub fn get_by_file(socket: &Path, path: &str) -> Result<Answer> {
+    let what = || format!("GET {path} by {}", socket.display());
+    let stream = UnixStream::connect(socket).with_context(what)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    exchange(stream, "localhost", "GET", path, None).with_context(what)
+}
+
+fn exchange(
+    mut stream: impl Read + Write,
+    host: &str,
+    method: &str,
+    path: &str,
+    body: Option<(&str, &[u8])>,
+) -> Result<Answer> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
     if let Some((kind, bytes)) = body {
         head.push_str(&format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", bytes.len()));
     }
     head.push_str("\r\n");
-    stream.write_all(head.as_bytes()).with_context(what)?;
+    stream.write_all(head.as_bytes())?;
     if let Some((_, bytes)) = body {
         // a server may refuse a body by its length, before all of it is there
         let _ = stream.write_all(bytes);
@@ -62,8 +83,8 @@ pub fn request(address: SocketAddr, method: &str, path: &str, body: Option<(&str
     match parse(&bytes) {
         Some(answer) => Ok(answer),
         None => {
-            read.with_context(what)?;
-            bail!("{}: no HTTP answer in {:?}", what(), String::from_utf8_lossy(&bytes))
+            read?;
+            bail!("no HTTP answer in {:?}", String::from_utf8_lossy(&bytes))
         }
     }
 }

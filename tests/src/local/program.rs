@@ -37,7 +37,7 @@ fn example(name: &str) -> Result<PathBuf> {
     if let Some(path) = built.get(name) {
         return Ok(path.clone());
     }
-    let mut args = vec!["--package", "weir-runtime", "--example", name];
+    let mut args = vec!["--example", name];
     if !cfg!(debug_assertions) {
         args.push("--release");
     }
