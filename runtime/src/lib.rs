@@ -39,8 +39,11 @@
 //! |---|---|
 //! | keep state per key, and set timers | [`KeyedProcessFunction`](job::KeyedProcessFunction); short forms: [`KeyedStream::process`](job::KeyedStream::process), [`reduce`](job::KeyedStream::reduce) |
 //! | let state expire | [`StateTtl`](state::StateTtl) |
+//! | clear state of many keys at once | [`NamespacedState`](state::NamespacedState) |
+//! | write state in a format of one's own | [`RawState`](state::RawState) |
 //! | say what event time is | [`WatermarkStrategy`](job::WatermarkStrategy) |
 //! | count by windows, with late records | [`job::window`] |
+//! | keep state per window | [`ProcessWindowFunction`](job::window::ProcessWindowFunction) |
 //! | bring two streams together | [`KeyedCoProcessFunction`](job::KeyedCoProcessFunction), [`interval_join`](job::KeyedStream::interval_join), [`job::window`] |
 //! | give rules to all subtasks | [`KeyedBroadcastProcessFunction`](job::KeyedBroadcastProcessFunction), without keys [`BroadcastProcessFunction`](job::BroadcastProcessFunction) |
 //! | ask other systems | [`Stream::async_io`](job::Stream::async_io) |

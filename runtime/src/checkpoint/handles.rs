@@ -72,6 +72,8 @@ pub enum StateKind {
     Panes,
     /// One value per key group. The key is the key group itself.
     KeyGroup,
+    /// Bytes in a format of the operator's own. The key is `(key group, partition, chunk)`.
+    Raw,
 }
 
 /// Name, kind and types of a keyed state: what compatibility is checked on.

@@ -3,6 +3,7 @@ use crate::data::Data;
 use crate::dataflow::Batch;
 use crate::error::Result;
 use crate::observe::TaskMetrics;
+use crate::state::RawState;
 use weir_api::ids::CheckpointId;
 
 /// Something pre-committed and not yet known to be committed, encoded; held in snapshots until it is.
@@ -32,6 +33,11 @@ pub trait SinkWriter<T>: Send + 'static {
     /// this checkpoint's and that of earlier ones whose completion is not known yet.
     fn prepare_commit(&mut self, _checkpoint: CheckpointId) -> Result<Vec<Committable>> {
         Ok(Vec::new())
+    }
+    /// Bytes of its own in checkpoints, beside what is pending: restored behind [`Sink::writer`], before the first `write`; asked
+    /// for behind each [`Self::prepare_commit`].
+    fn raw_states(&mut self) -> Vec<&mut RawState> {
+        Vec::new()
     }
     /// The checkpoint is complete: makes everything pre-committed up to it visible. Idempotent.
     fn commit(&mut self, _checkpoint: CheckpointId) -> Result<()> {

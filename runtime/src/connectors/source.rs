@@ -3,6 +3,7 @@ use crate::data::Data;
 use crate::dataflow::Output;
 use crate::error::Result;
 use crate::observe::TaskMetrics;
+use crate::state::RawState;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -34,6 +35,11 @@ pub trait SourceReader: Send + 'static {
     }
     /// The splits with their positions behind the last record emitted.
     fn snapshot(&mut self) -> Result<Vec<Split>>;
+    /// Bytes of its own in checkpoints, beside the splits: restored behind [`Source::reader`], before the first `read`; asked for
+    /// behind each [`Self::snapshot`].
+    fn raw_states(&mut self) -> Vec<&mut RawState> {
+        Vec::new()
+    }
     /// The checkpoint is complete (for sources that acknowledge to somebody).
     fn complete(&mut self, _checkpoint: weir_api::ids::CheckpointId) -> Result<()> {
         Ok(())

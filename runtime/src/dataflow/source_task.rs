@@ -275,6 +275,7 @@ impl<R: SourceReader> Running<R> {
         self.task.out.check()?;
         let splits = self.task.reader.snapshot()?.into_iter().map(Bytes64).collect();
         parts.lists.entry(self.task.operator.clone()).or_default().insert(SPLITS.into(), splits);
+        crate::job::freeze_raw(&self.task.operator, self.task.reader.raw_states(), &mut parts);
         self.task.out.signal(&mut Signal::Barrier { barrier: barrier.clone(), parts: &mut parts })?;
         super::snapshot::send(&self.io, barrier, parts, std::time::Duration::ZERO, started.elapsed());
         Ok(())

@@ -135,6 +135,10 @@ pub trait KeyedBroadcastProcessFunction: Send + 'static {
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>> {
         Vec::new()
     }
+    /// A snapshot is taken: the last moment to bring list states and raw states up to date.
+    fn snapshot(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// All side outputs, each with a name of its own.
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
         Vec::new()
@@ -236,6 +240,9 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
         let mut all = self.function.list_states();
         all.push(&mut self.state);
         all
+    }
+    fn snapshot(&mut self) -> Result<()> {
+        self.function.snapshot()
     }
     fn open(&mut self, cx: &RuntimeContext) -> Result<()> {
         let timers = self.function.timers().map(|t| t.opened(cx));

@@ -9,7 +9,7 @@ use crate::data::{Data, Key};
 use crate::dataflow::{AnySideOutput, Batch, Output};
 use crate::error::Result;
 use crate::graph::Partition;
-use crate::state::KeyedTable;
+use crate::state::{KeyedTable, RawState};
 
 /// A function over a stream and a broadcast one. The first side reads the broadcast state, the other writes it.
 ///
@@ -66,6 +66,14 @@ pub trait BroadcastProcessFunction: Send + 'static {
     /// All operator list states, each with a name of its own; restored before `open`.
     fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
         Vec::new()
+    }
+    /// All raw states, each with a name of its own; restored before `open`.
+    fn raw_states(&mut self) -> Vec<&mut RawState> {
+        Vec::new()
+    }
+    /// A snapshot is taken: the last moment to bring list states and raw states up to date.
+    fn snapshot(&mut self) -> Result<()> {
+        Ok(())
     }
     /// Before the first record; the states are restored already.
     fn open(&mut self, _cx: &RuntimeContext) -> Result<()> {
@@ -154,7 +162,10 @@ impl<P: BroadcastProcessFunction> CoOperator<P::In, P::Broadcast> for Plain<P> {
     type Out = P::Out;
     const TOLD_ONCE: bool = true;
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<u64>> {
-        Vec::new()
+        self.function.raw_states().into_iter().map(|s| s as &mut dyn KeyedTable<u64>).collect()
+    }
+    fn snapshot(&mut self) -> Result<()> {
+        self.function.snapshot()
     }
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
         self.function.side_outputs()

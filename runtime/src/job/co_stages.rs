@@ -35,6 +35,10 @@ pub trait CoOperator<A, B>: Send + 'static {
         Ok(())
     }
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>>;
+    /// A snapshot is taken.
+    fn snapshot(&mut self) -> Result<()> {
+        Ok(())
+    }
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
         Vec::new()
     }
@@ -208,6 +212,7 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
             }
             Signal::Close => self.operator.close()?,
             Signal::Barrier { parts, .. } => {
+                self.operator.snapshot()?;
                 let frozen = self.operator.states().into_iter().map(|s| s.freeze()).collect();
                 parts.keyed.insert(self.name.clone(), frozen);
                 let mut lists = BTreeMap::new();
@@ -264,7 +269,7 @@ impl<A: Data, B: Data, O: CoOperator<A, B>, M: Fn() -> O + Send + Sync> NodeFact
         mut next: Consumers,
     ) -> Result<Box<dyn TaskBody>> {
         let mut operator = (self.make)();
-        let stored = open_states(cx, O::PREPARES, &mut operator.states())?;
+        let stored = open_states(cx, O::PREPARES, usize::MAX, &mut operator.states())?;
         if cx.restore.is_some() {
             list_state::restore(cx.operator, operator.list_states(), cx.restore)?;
         }

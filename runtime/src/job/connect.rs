@@ -66,6 +66,10 @@ pub trait KeyedCoProcessFunction: Send + 'static {
     type Out: Data;
     /// All keyed states, each with a name of its own.
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>>;
+    /// A snapshot is taken: the last moment to bring list states and raw states up to date.
+    fn snapshot(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// All side outputs, each with a name of its own.
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
         Vec::new()
@@ -232,6 +236,9 @@ where
     }
     fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
         self.function.list_states()
+    }
+    fn snapshot(&mut self) -> Result<()> {
+        self.function.snapshot()
     }
     fn open(&mut self, cx: &RuntimeContext) -> Result<()> {
         let timers = self.function.timers().map(|t| t.opened(cx));

@@ -6,7 +6,7 @@ use crate::dataflow::{AnySideOutput, Clock, Output};
 use crate::error::Result;
 use crate::exchange::Rehash;
 use crate::observe::TaskMetrics;
-use crate::state::{KeyRef, KeyedTable};
+use crate::state::{KeyRef, KeyedTable, RawState};
 use std::sync::Arc;
 
 /// What a function may know about its place.
@@ -38,7 +38,11 @@ pub trait ProcessFunction: Send + 'static {
     fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
         Vec::new()
     }
-    /// A snapshot is taken: the last moment to bring the list states up to date.
+    /// All raw states, each with a name of its own; restored before `open`. An operator that has some needs a name.
+    fn raw_states(&mut self) -> Vec<&mut RawState> {
+        Vec::new()
+    }
+    /// A snapshot is taken: the last moment to bring list states and raw states up to date.
     fn snapshot(&mut self) -> Result<()> {
         Ok(())
     }
@@ -126,6 +130,10 @@ pub trait KeyedProcessFunction: Send + 'static {
     type Out: Data;
     /// All keyed states, each with a name of its own.
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>>;
+    /// A snapshot is taken: the last moment to bring list states and raw states up to date.
+    fn snapshot(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// What belongs to a subtask and to no key: operator list states, each with a name of its own; restored before `open`.
     fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
         Vec::new()

@@ -33,6 +33,14 @@ pub trait KeyedOperator<T>: Send + 'static {
         Ok(())
     }
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>>;
+    /// So many of the states, the first ones, are read ahead where the operator does that; the others stay in memory.
+    fn storable(&self) -> usize {
+        usize::MAX
+    }
+    /// A snapshot is taken.
+    fn snapshot(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// Operator list states.
     fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
         Vec::new()
@@ -319,6 +327,9 @@ where
     fn list_states(&mut self) -> Vec<&mut dyn AnyListState> {
         self.function.list_states()
     }
+    fn snapshot(&mut self) -> Result<()> {
+        self.function.snapshot()
+    }
     fn open(&mut self, cx: &RuntimeContext) -> Result<()> {
         let timers = self.function.timers().map(|t| t.opened(cx));
         check_timers(timers, self.function.states())?;
@@ -496,6 +507,7 @@ impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
             }
             Signal::Close => self.operator.close()?,
             Signal::Barrier { parts, .. } => {
+                self.operator.snapshot()?;
                 let frozen = self.operator.states().into_iter().map(|s| s.freeze()).collect();
                 parts.keyed.insert(self.name.clone(), frozen);
                 let mut lists = BTreeMap::new();
@@ -544,7 +556,8 @@ pub(super) struct KeyedFactory<T, M> {
 impl<T: Data, O: KeyedOperator<T>, M: Fn() -> O + Send + Sync> NodeFactory for KeyedFactory<T, M> {
     fn stage(&self, cx: &BuildContext<'_>, mut next: Consumers) -> Result<AnyStage> {
         let mut operator = (self.make)();
-        let stored = open_states(cx, O::PREPARES, &mut operator.states())?;
+        let storable = operator.storable();
+        let stored = open_states(cx, O::PREPARES, storable, &mut operator.states())?;
         list_state::restore(cx.operator, operator.list_states(), cx.restore)?;
         let ttl = TtlClock::start(&cx.clock, operator.states());
         operator.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;

@@ -26,6 +26,7 @@ pub use function::{KeySelector, KeyedProcessFunction, ProcessFunction, RuntimeCo
 pub use interval_join::IntervalJoin;
 pub use keyed::KeyedStream;
 pub use list_state::{AnyListState, OperatorListState};
+pub(crate) use stages::freeze_raw;
 pub use stream::{Job, Stream};
 pub use timers::{Due, TimeDomain, Timer, Timers};
 pub use watermarks::{GeneratorFactory, TimestampAssigner, WatermarkGenerator, WatermarkStrategy};

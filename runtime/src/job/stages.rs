@@ -1,9 +1,10 @@
 //! Stages of operators without keyed state, of `key_by` and of sinks; the factories that make them.
 use super::ended::{self, Ended};
 use super::function::{KeySelector, ProcessFunction, RuntimeContext};
+use super::stored::open_states;
 use crate::checkpoint::handles::{Bytes64, PENDING, SPLITS};
 use crate::connectors::sink::{Sink, SinkContext, SinkWriter};
-use crate::connectors::source::{Source, SourceContext, Split};
+use crate::connectors::source::{Source, SourceContext, SourceReader, Split};
 use crate::data::{Data, Key};
 use crate::dataflow::factory::{AnyStage, BuildContext, Consumers, NodeFactory};
 use crate::dataflow::source_task::SourceTask;
@@ -11,6 +12,8 @@ use crate::dataflow::task::TaskBody;
 use crate::dataflow::{AnySideOutput, Batch, Output, Signal, Stage};
 use crate::error::{Error, Result};
 use crate::observe::TaskMetrics;
+use crate::state::snapshot::SnapshotParts;
+use crate::state::{KeyedTable, RawState};
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::task::{Context, Poll, ready};
@@ -38,6 +41,10 @@ pub(super) trait Transform<T, U>: Send + 'static {
     const TOLD_ONCE: bool = false;
     fn run(&mut self, batch: &mut Batch<T>, out: &mut Output<U>) -> Result<()>;
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        Vec::new()
+    }
+    /// Raw states, as they are behind [`Self::snapshot`].
+    fn raw_states(&mut self) -> Vec<&mut RawState> {
         Vec::new()
     }
     /// Adds list states to the operator's part of a snapshot.
@@ -83,6 +90,7 @@ impl<T: Data, U: Data, X: Transform<T, U>> Stage<T> for TransformStage<T, U, X> 
                 if !lists.is_empty() {
                     parts.lists.entry(self.name.clone()).or_default().extend(lists);
                 }
+                freeze_raw(&self.name, self.transform.raw_states(), parts);
             }
             Signal::Split(_) => return Ok(()),
             _ => {}
@@ -101,6 +109,23 @@ impl<T: Data, U: Data, X: Transform<T, U>> Stage<T> for TransformStage<T, U, X> 
     fn next_timer(&mut self) -> Option<i64> {
         next_timer(self.transform.side_outputs(), None, &mut self.out)
     }
+}
+
+/// Adds raw states to an operator's part of a snapshot.
+pub(crate) fn freeze_raw(operator: &str, states: Vec<&mut RawState>, parts: &mut SnapshotParts) {
+    if !states.is_empty() {
+        let frozen = states.into_iter().map(KeyedTable::<u64>::freeze).collect();
+        parts.keyed.insert(operator.to_owned(), frozen);
+    }
+}
+
+/// Restores the raw states of an operator without keys.
+pub(super) fn restore_raw(cx: &BuildContext<'_>, states: Vec<&mut RawState>) -> Result<()> {
+    if states.is_empty() {
+        return Ok(());
+    }
+    let mut states: Vec<&mut dyn KeyedTable<u64>> = states.into_iter().map(|s| s as _).collect();
+    open_states(cx, false, 0, &mut states).map(drop)
 }
 
 pub(super) fn check_sides(sides: Vec<&mut dyn AnySideOutput>) -> Result<()> {
@@ -244,6 +269,9 @@ impl<P: ProcessFunction> Transform<P::In, P::Out> for Process<P> {
         super::list_state::snapshot(self.0.list_states(), lists);
         Ok(())
     }
+    fn raw_states(&mut self) -> Vec<&mut RawState> {
+        self.0.raw_states()
+    }
     fn end_of_input(&mut self, out: &mut Output<P::Out>) -> Result<()> {
         self.0.end_of_input(out)
     }
@@ -278,7 +306,8 @@ impl<S: Source> NodeFactory for SourceFactory<S> {
             metrics: cx.metrics.clone(),
         };
         let splits = list(cx, SPLITS);
-        let reader = self.0.reader(&source_cx, splits)?;
+        let mut reader = self.0.reader(&source_cx, splits)?;
+        restore_raw(cx, reader.raw_states())?;
         Ok(Box::new(SourceTask { operator: cx.operator.to_owned(), reader, out: output(next.main())? }))
     }
     fn enumerate(&self, parallelism: u32) -> Result<Vec<Split>> {
@@ -310,6 +339,7 @@ impl<T: Data, W: SinkWriter<T>> Stage<T> for SinkStage<T, W> {
                 let pending = self.writer.prepare_commit(barrier.id)?;
                 let lists = parts.lists.entry(self.operator.clone()).or_default();
                 lists.insert(PENDING.into(), pending.into_iter().map(Bytes64).collect());
+                freeze_raw(&self.operator, self.writer.raw_states(), parts);
                 Ok(())
             }
             Signal::Complete(id) => self.writer.commit(*id),
@@ -338,7 +368,8 @@ impl<T: Data, S: Sink<T>> NodeFactory for SinkFactory<T, S> {
         if cx.subtask == 0 {
             self.0.recover(&sink_cx, list(cx, PENDING))?;
         }
-        let writer = self.0.writer(&sink_cx)?;
+        let mut writer = self.0.writer(&sink_cx)?;
+        restore_raw(cx, writer.raw_states())?;
         let stage = SinkStage::<T, S::Writer> { operator: cx.operator.to_owned(), writer, records: PhantomData };
         Ok(AnyStage::new::<T>(Box::new(stage)))
     }

@@ -13,13 +13,16 @@ use crate::state::{KeyRef, KeyedTable};
 use std::ops::Range;
 
 /// Restores an operator's states. If the job keeps state in a store, those that can be are attached to one: `prepares` says that
-/// the operator reads ahead. True if it has to, and settles its states between batches.
+/// the operator reads ahead, `storable` for how many of them, the first ones. True if it has to, and settles its states between
+/// batches.
 pub(super) fn open_states<K: Key>(
     cx: &BuildContext<'_>,
     prepares: bool,
+    storable: usize,
     states: &mut [&mut dyn KeyedTable<K>],
 ) -> Result<bool> {
     let handles: &[KeyedHandle] = cx.restore.map_or(&[], |r| &r.keyed);
+    states.iter_mut().for_each(|s| s.own(&cx.key_groups));
     let all = || handles.iter().zip(cx.files);
     let snapshots: Vec<StoredSnapshot<'_>> = all()
         .filter(|(h, _)| h.format == FileFormat::RocksDb)
@@ -40,8 +43,8 @@ pub(super) fn open_states<K: Key>(
             Some(factory) => factory.open(&subtask, &snapshots)?,
             None => cx.stores.reader()?.open(&subtask, &snapshots)?,
         };
-        for state in states.iter_mut() {
-            let attached = keeper.is_some() && state.attach(&store, snapshots.is_empty())?;
+        for (i, state) in states.iter_mut().enumerate() {
+            let attached = keeper.is_some() && i < storable && state.attach(&store, snapshots.is_empty())?;
             if !attached && !snapshots.is_empty() {
                 read_into_memory(cx.operator, &cx.key_groups, cx.max_parallelism, &*store, &mut **state)?;
             }

@@ -13,6 +13,7 @@ use crate::dataflow::factory::{BuildContext, NodeFactory, TypeOf};
 use crate::dataflow::{Output, OutputTag};
 use crate::error::Result;
 use crate::graph::{Input, LogicalGraph, Node, NodeKind, Partition};
+use crate::state::KeyedTable;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -162,13 +163,16 @@ impl<T: Data> Stream<T> {
         let mut sample = make();
         let sides = sample.side_outputs().iter().map(|s| (s.name(), s.record_type())).collect();
         let has_lists = !sample.list_states().is_empty();
+        let states = sample.raw_states().into_iter().map(|s| KeyedTable::<u64>::descriptor(s).clone()).collect();
         let stream = self.transform("process", move |cx| {
             let mut function = make();
             super::list_state::restore(cx.operator, function.list_states(), cx.restore)?;
+            super::stages::restore_raw(cx, function.raw_states())?;
             function.open(&runtime_context(cx)).map_err(|e| e.at(cx.operator))?;
             Ok(Process(function))
         });
         stream.last(|n| {
+            n.states = states;
             n.side_outputs = sides;
             n.has_lists = has_lists;
         });

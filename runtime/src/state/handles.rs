@@ -4,7 +4,7 @@
 //! An access takes a [`KeyRef`]: the key with its hash, which travels as a column beside the batch, so that no key is
 //! hashed twice. References into a state stay valid until the next access to it.
 //!
-//! State by namespace (the panes of windows) is in [`super::panes`]: a table for each.
+//! State by namespace is in [`super::NamespacedState`], on [`super::panes`]: a table for each.
 mod list;
 mod map;
 mod value;
@@ -48,6 +48,9 @@ impl<'a, K: Key> KeyRef<'a, K> {
 pub trait KeyedTable<K: Key>: Send {
     /// Name, kind and types; the name is unique within the operator.
     fn descriptor(&self) -> &StateDescriptor;
+    /// The subtask owns these key groups; called once, before anything is restored. What remembers changes by key group wants to
+    /// know.
+    fn own(&mut self, _key_groups: &Range<u32>) {}
     /// The state as it is now, in a time by the number of segments. The task goes on; a snapshot is written from this.
     fn freeze(&mut self) -> Box<dyn FrozenTable>;
     /// Takes an entry of a snapshot. False if its key group belongs to another subtask.

@@ -4,7 +4,9 @@ pub mod file;
 pub mod frozen;
 pub mod handles;
 pub mod key_map;
+mod namespaced;
 pub mod panes;
+mod raw;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 pub mod snapshot;
@@ -17,5 +19,8 @@ pub use handles::{
     AggregateFunction, AggregatingState, KeyRef, KeyedTable, ListState, MapState, ReducingState, ValueState,
 };
 pub use key_map::KeyMap;
+pub(crate) use namespaced::AnyNamespaces;
+pub use namespaced::NamespacedState;
 pub use panes::{KeyGroupMark, PaneState, RestoredMarks};
+pub use raw::RawState;
 pub use ttl::{StateTtl, TtlUpdate, TtlVisibility};

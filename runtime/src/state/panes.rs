@@ -122,9 +122,10 @@ impl<K: Key, V: Data> PaneState<K, V> {
     }
     /// Drops the first `n` panes with everything in them. Indexes of the others move.
     pub fn remove_first(&mut self, n: usize) {
-        self.remove_at(0..n);
+        self.remove_range(0..n);
     }
-    fn remove_at(&mut self, panes: Range<usize>) {
+    /// Drops these panes with everything in them. Indexes of those behind them move.
+    pub fn remove_range(&mut self, panes: Range<usize>) {
         for pane in self.panes.drain(panes) {
             // what no snapshot has seen, or no store, need not be remembered
             if self.history.epoch > 0 && (self.backing.is_none() || pane.away.stored) {
@@ -289,7 +290,7 @@ impl<K: Key, V: Data> PaneState<K, V> {
         for (namespace, groups) in std::mem::take(&mut self.gone) {
             let Some(at) = self.find(namespace) else { continue };
             if owned.clone().all(|g| groups.contains(&g)) {
-                self.remove_at(at..at + 1);
+                self.remove_range(at..at + 1);
                 continue;
             }
             let is_gone = |hash: u64| groups.contains(&key_group(hash, max_parallelism));
@@ -304,7 +305,7 @@ impl<K: Key, V: Data> PaneState<K, V> {
             let pane = &mut self.panes[at];
             gone.iter().for_each(|(hash, k)| pane.table.forget_or_discard(*hash, k));
             if pane.table.is_empty() && pane.away.complete() {
-                self.remove_at(at..at + 1);
+                self.remove_range(at..at + 1);
             }
         }
         Ok(())

@@ -1,8 +1,10 @@
 //! What is accumulated per window, and what a fired window emits.
-use super::assigner::TimeWindow;
+use super::assigner::{Aligned, TimeWindow};
 use crate::data::{Data, Key};
-use crate::dataflow::Output;
-use crate::state::AggregateFunction;
+use crate::dataflow::{AnySideOutput, Output};
+use crate::error::Result;
+use crate::job::function::RuntimeContext;
+use crate::state::{AggregateFunction, KeyedTable};
 use std::marker::PhantomData;
 
 /// The accumulator of a window and its results: what the three forms (aggregate, reduce, all elements) have in common.
@@ -16,6 +18,29 @@ pub trait WindowFunction: Send + 'static {
     fn merge(&self, acc: &mut Self::Acc, other: Self::Acc);
     /// The window has fired for this key; the output's timestamp is set.
     fn emit(&self, key: &Self::Key, window: &TimeWindow, acc: &Self::Acc, out: &mut Output<Self::Out>);
+    /// Windows are these, and stay for so many ms behind their end. Not called where that is not so.
+    fn lives(&mut self, _windows: Aligned, _lateness: i64) {}
+    /// States of its own.
+    fn states(&mut self) -> Vec<&mut dyn KeyedTable<Self::Key>> {
+        Vec::new()
+    }
+    fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
+        Vec::new()
+    }
+    fn open(&mut self, _cx: &RuntimeContext) -> Result<()> {
+        Ok(())
+    }
+    /// Time has come so far, in the domain that the windows go by: windows whose states are done with.
+    fn expire(&mut self, _now: i64) -> Result<()> {
+        Ok(())
+    }
+    /// The first error since the last call: [`Self::emit`] has no result.
+    fn check(&mut self) -> Result<()> {
+        Ok(())
+    }
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// `aggregate`: the aggregate's result goes through `f(key, window, result, out)`.

@@ -41,6 +41,8 @@
 //! # Ok::<(), weir::Error>(())
 //! ```
 //!
+//! A function with states of its own, per window or per key, sees windows as a [`ProcessWindowFunction`].
+//!
 //! Windows over two keyed streams are the same windows with the records of both:
 //! [`KeyedStream::join`](crate::job::KeyedStream::join) and [`KeyedStream::co_group`](crate::job::KeyedStream::co_group).
 //!
@@ -60,6 +62,7 @@ mod count;
 mod function;
 mod late;
 mod operator;
+mod process;
 mod session;
 mod slot;
 mod stream;
@@ -68,6 +71,7 @@ mod triggered;
 
 pub use assigner::{Global, Session, Sliding, TimeDomain, TimeWindow, Tumbling, Windows};
 pub use co_group::{CoGroup, CombinedStreams, Join, TaggedUnion, WindowedStreams};
+pub use process::{ProcessWindowFunction, WindowStates};
 pub use stream::{CountWindowedStream, WindowedStream};
 pub use trigger::{
     ContinuousEventTime, ContinuousProcessingTime, Count, DefaultTrigger, EventTime, ProcessingTime, Purging, Trigger,

@@ -18,8 +18,8 @@ use crate::observe::TaskMetrics;
 use crate::state::{KeyGroupMark, KeyedTable};
 
 /// Names of the states.
-const WINDOWS: &str = "windows";
-const REACHED: &str = "reached";
+pub(super) const WINDOWS: &str = "windows";
+pub(super) const REACHED: &str = "reached";
 
 /// Which windows, and what is said about late records.
 pub(super) enum Spec {
@@ -63,7 +63,7 @@ impl<S, W: WindowFunction, G: Trigger<W::In>> WindowOperator<S, W, G> {
         Self::with_late(selector, function, trigger, spec, Late::new(late))
     }
 
-    pub fn with_late(selector: S, function: W, trigger: G, spec: &Spec, late: Late<W::In>) -> Self {
+    pub fn with_late(selector: S, mut function: W, trigger: G, spec: &Spec, late: Late<W::In>) -> Self {
         let (time, timed, engine) = match *spec {
             Spec::Count(count) => (TimeDomain::EventTime, false, Engine::Count(CountEngine::new(WINDOWS, count))),
             Spec::Time(Windows::Global, lateness) => {
@@ -74,6 +74,7 @@ impl<S, W: WindowFunction, G: Trigger<W::In>> WindowOperator<S, W, G> {
                 (time, true, Engine::Session(SessionEngine::new(WINDOWS, gap, time, lateness, trigger)))
             }
             Spec::Time(Windows::Aligned(windows, time), lateness) => {
+                function.lives(windows, lateness);
                 let engine = if trigger.at_end_of_window() == Some(time) {
                     Engine::Aligned(AlignedEngine::new(WINDOWS, windows, lateness))
                 } else {
@@ -129,7 +130,8 @@ impl<S, W: WindowFunction, G: Trigger<W::In>> WindowOperator<S, W, G> {
             (Engine::Session(e), TimeDomain::ProcessingTime) => e.advance_processing(to, f, out)?,
         };
         self.advancing = more.then_some((domain, to));
-        Ok(())
+        self.function.check()?;
+        if !more && self.time == domain { self.function.expire(to) } else { Ok(()) }
     }
 
     fn go_on(&mut self, out: &mut Output<W::Out>) -> Result<()> {
@@ -184,16 +186,27 @@ where
     }
 
     fn states(&mut self) -> Vec<&mut dyn KeyedTable<W::Key>> {
-        match &mut self.engine {
+        let mut states: Vec<&mut dyn KeyedTable<W::Key>> = match &mut self.engine {
             Engine::Aligned(e) => vec![e.state(), &mut self.reached],
             Engine::Triggered(e) => vec![e.state(), &mut self.reached],
             Engine::Session(e) => vec![e.state(), &mut self.reached],
             Engine::Count(e) => vec![e.state()],
+        };
+        states.extend(self.function.states());
+        states
+    }
+
+    /// Those of the function are used where windows fire, for keys that no batch has announced.
+    fn storable(&self) -> usize {
+        match self.engine {
+            Engine::Aligned(_) | Engine::Triggered(_) | Engine::Session(_) => 2,
+            Engine::Count(_) => 1,
         }
     }
 
     fn side_outputs(&mut self) -> Vec<&mut dyn AnySideOutput> {
-        self.late.side_output().map(|s| s as &mut dyn AnySideOutput).into_iter().collect()
+        let late = self.late.side_output().map(|s| s as &mut dyn AnySideOutput);
+        late.into_iter().chain(self.function.side_outputs()).collect()
     }
 
     fn open(&mut self, cx: &RuntimeContext) -> Result<()> {
@@ -224,7 +237,7 @@ where
         if by_clock {
             self.passed = self.passed.max(reached);
         }
-        Ok(())
+        self.function.open(cx)
     }
 
     fn run(&mut self, batch: &mut Batch<W::In>, out: &mut Output<W::Out>) -> Result<()> {
@@ -252,7 +265,7 @@ where
         }
         batch.timestamps = timestamps;
         self.late.count(&self.metrics);
-        Ok(())
+        self.function.check()
     }
 
     fn on_watermark(&mut self, watermark: i64, out: &mut Output<W::Out>) -> Result<()> {
@@ -292,5 +305,9 @@ where
             self.finish(out)?;
         }
         Ok(())
+    }
+
+    fn close(&mut self) -> Result<()> {
+        self.function.close()
     }
 }

@@ -1,7 +1,8 @@
 //! What a user writes: `keyed.window(...)`, its settings, and the functions over a window's records.
 use super::assigner::{CountSpec, TimeWindow, Windows};
 use super::function::{Aggregate, Elements, ReduceWindow, WindowFunction};
-use super::operator::{Spec, WindowOperator};
+use super::operator::{REACHED, Spec, WINDOWS, WindowOperator};
+use super::process::{Accumulate, Aggregated, All, ProcessWindowFunction, Reduced, Stateful};
 use super::trigger::{DefaultTrigger, Trigger};
 use crate::data::Data;
 use crate::dataflow::{Output, OutputTag};
@@ -68,6 +69,11 @@ impl<T: Data, S: KeySelector<T>, G: Trigger<T>> WindowedStream<T, S, G> {
         self
     }
 
+    /// The windows of all keys are the same.
+    fn has_place(&self) -> bool {
+        !matches!(self.windows, Windows::Session { .. })
+    }
+
     fn add<W>(self, name: impl Into<String>, make: impl Fn() -> W + Send + Sync + 'static) -> Stream<W::Out>
     where
         W: WindowFunction<Key = S::Key, In = T>,
@@ -80,6 +86,10 @@ impl<T: Data, S: KeySelector<T>, G: Trigger<T>> WindowedStream<T, S, G> {
 }
 
 impl<T: Data, S: KeySelector<T>> CountWindowedStream<T, S> {
+    fn has_place(&self) -> bool {
+        false
+    }
+
     fn add<W>(self, name: impl Into<String>, make: impl Fn() -> W + Send + Sync + 'static) -> Stream<W::Out>
     where
         W: WindowFunction<Key = S::Key, In = T>,
@@ -89,6 +99,21 @@ impl<T: Data, S: KeySelector<T>> CountWindowedStream<T, S> {
         let trigger = DefaultTrigger(super::TimeDomain::EventTime);
         self.keyed.add(name, move || WindowOperator::new(selector.clone(), make(), trigger, &spec, None))
     }
+}
+
+/// What is wrong with the states of a function; `has_place`: windows are the same for all keys.
+fn mistake<P: ProcessWindowFunction>(function: &mut P, has_place: bool) -> Option<String> {
+    if function.states().has_per_window() && !has_place {
+        let m = "a state per window is for tumbling, sliding and global windows: the windows of a key merge, or are counted, \
+                 here: use a state per key";
+        return Some(m.into());
+    }
+    let states = function.states().all();
+    let names: Vec<&str> = states.iter().map(|s| s.descriptor().name.as_str()).collect();
+    let taken = names.iter().enumerate().find(|(i, n)| [WINDOWS, REACHED].contains(n) || names[..*i].contains(n));
+    taken.map(|(_, n)| {
+        format!("the window function's state {n:?} has the name of another one: give it a name of its own")
+    })
 }
 
 macro_rules! window_functions {
@@ -145,6 +170,64 @@ macro_rules! window_functions {
                 F: Fn(&S::Key, &TimeWindow, &[T], &mut Output<U>) + Clone + Send + Sync + 'static,
             {
                 self.add(name, move || Elements(f.clone(), PhantomData))
+            }
+
+            /// As [`Self::aggregate_with`], with a function that has states of its own; `make` makes one for each subtask.
+            pub fn aggregate_function<A, P>(
+                self,
+                name: impl Into<String>,
+                aggregate: A,
+                make: impl Fn() -> P + Send + Sync + 'static,
+            ) -> Stream<P::Out>
+            where
+                A: AggregateFunction<In = T> + Clone + Sync,
+                P: ProcessWindowFunction<Key = S::Key, In = A::Out>,
+            {
+                self.add_function(name, move || Aggregated(aggregate.clone()), make)
+            }
+
+            /// As [`Self::reduce_with`], with a function that has states of its own; `make` makes one for each subtask.
+            pub fn reduce_function<R, P>(
+                self,
+                name: impl Into<String>,
+                reduce: R,
+                make: impl Fn() -> P + Send + Sync + 'static,
+            ) -> Stream<P::Out>
+            where
+                R: Fn(&mut T, T) + Clone + Send + Sync + 'static,
+                P: ProcessWindowFunction<Key = S::Key, In = T>,
+            {
+                self.add_function(name, move || Reduced(reduce.clone(), PhantomData), make)
+            }
+
+            /// As [`Self::process`], with a function that has states of its own; `make` makes one for each subtask.
+            pub fn process_function<P>(
+                self,
+                name: impl Into<String>,
+                make: impl Fn() -> P + Send + Sync + 'static,
+            ) -> Stream<P::Out>
+            where
+                P: ProcessWindowFunction<Key = S::Key, In = [T]>,
+            {
+                self.add_function(name, || All(PhantomData), make)
+            }
+
+            fn add_function<A, P>(
+                self,
+                name: impl Into<String>,
+                accumulate: impl Fn() -> A + Send + Sync + 'static,
+                make: impl Fn() -> P + Send + Sync + 'static,
+            ) -> Stream<P::Out>
+            where
+                A: Accumulate<In = T>,
+                P: ProcessWindowFunction<Key = S::Key, In = A::Seen>,
+            {
+                let name = name.into();
+                let mistake = mistake(&mut make(), self.has_place());
+                let mistake = mistake.map(|m| format!("{name}: {m}"));
+                let stream = self.add(name, move || Stateful::new(accumulate(), make()));
+                mistake.into_iter().for_each(|m| stream.mistake(m));
+                stream
             }
         }
     };

@@ -3,6 +3,7 @@ mod co_group;
 mod driver;
 mod edges;
 mod oracle;
+mod process;
 mod properties;
 #[cfg(feature = "rocksdb")]
 mod stored;
