@@ -139,6 +139,16 @@ fn compare(keys: u64, records: u64, folder: &Path) {
     limit_objects(usize::MAX);
 }
 
+/// 100 bytes that hardly compress.
+fn text(key: u64, turn: u64) -> Str {
+    let mut bytes = [0; 100];
+    for (i, eight) in bytes.chunks_mut(8).enumerate() {
+        let mixed = mix(key ^ turn << 8 ^ i as u64);
+        eight.iter_mut().zip(mixed.to_le_bytes()).for_each(|(to, b)| *to = b' ' + b % 94);
+    }
+    Str::from(std::str::from_utf8(&bytes).unwrap_or_default())
+}
+
 struct Subtask {
     state: ValueState<u64, Str>,
 }
@@ -160,7 +170,7 @@ fn open(factory: &dyn StoreFactory, n: u32, parallelism: u32, snapshots: &[Store
 
 impl Subtask {
     /// Writes 100 bytes for each of these keys.
-    fn write(&mut self, keys: impl Iterator<Item = u64>, text: &str) {
+    fn write(&mut self, keys: impl Iterator<Item = u64>, turn: u64) {
         let mut batch = Vec::with_capacity(BATCH as usize);
         let mut keys = keys.peekable();
         while keys.peek().is_some() {
@@ -169,7 +179,7 @@ impl Subtask {
             batch.iter().for_each(|k| self.state.want(&KeyRef::of(k)));
             self.state.load().expect("a read");
             for key in &batch {
-                self.state.update(&KeyRef::of(key), Str::from(text));
+                self.state.update(&KeyRef::of(key), text(*key, turn));
             }
             self.state.settle().expect("room");
         }
@@ -200,9 +210,8 @@ fn life(keys: u64, memory_mib: u32, folder: &Path) {
     let plan = Arc::new(JobGraph::new(&LogicalGraph::default(), 1, MAX));
     let uploader = StorageUploader::new(Some(storage.clone()), plan, &[]);
     let factory = weir::state::rocks::factory(&config(memory_mib, folder), 1).expect("a factory");
-    let text: String = (0..100u8).map(|i| char::from(b'a' + i % 26)).collect();
     let mut s = open(&*factory, 0, 1, &[]);
-    step(&format!("load of {keys} keys"), keys, || s.write((0..keys).map(mix), &text));
+    step(&format!("load of {keys} keys"), keys, || s.write((0..keys).map(mix), 0));
     let take = |s: &mut Subtask, id, kind| runtime.block_on(checkpoint(&uploader, s, id, kind));
     step("first checkpoint", 0, || take(&mut s, 1, SnapshotKind::Checkpoint));
     uploader.completed(CheckpointId(1));
@@ -210,14 +219,14 @@ fn life(keys: u64, memory_mib: u32, folder: &Path) {
     for (n, id) in (2..5).enumerate() {
         let changed = keys / 100;
         step("1 % changed", changed, || {
-            s.write((0..changed).map(|i| mix(mix(i + n as u64 * changed) % keys)), &text.to_uppercase());
+            s.write((0..changed).map(|i| mix(mix(i + n as u64 * changed) % keys)), id);
         });
         last = Some(step("checkpoint after 1 %", 0, || take(&mut s, id, SnapshotKind::Checkpoint)));
         uploader.completed(CheckpointId(id));
         std::thread::sleep(Duration::from_millis(500));
     }
     step("reads and writes of 1 % at random", keys / 100, || {
-        s.write((0..keys / 100).map(|i| mix(mix(i + (1 << 40)) % keys)), &text);
+        s.write((0..keys / 100).map(|i| mix(mix(i + (1 << 40)) % keys)), 8);
     });
     if std::env::var_os("WEIR_SAVEPOINT").is_some() {
         step("savepoint", keys, || take(&mut s, 9, SnapshotKind::Savepoint));
@@ -229,13 +238,13 @@ fn life(keys: u64, memory_mib: u32, folder: &Path) {
     let snapshot = || StoredSnapshot { key_groups: handle.key_groups.clone(), files: &files };
     let restored = step("restore to the first record", 0, || {
         let mut s = open(&*factory, 0, 1, &[snapshot()]);
-        s.write([mix(0)].into_iter(), &text);
+        s.write([mix(0)].into_iter(), 9);
         s
     });
     drop(restored);
     step("restore at p = 2, both, to their first records", 0, || {
         let mut both = [0, 1].map(|n| open(&*factory, n, 2, &[snapshot()]));
-        both.iter_mut().for_each(|s| s.write([mix(0)].into_iter(), &text));
+        both.iter_mut().for_each(|s| s.write([mix(0)].into_iter(), 9));
     });
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     for line in status.lines().filter(|l| l.starts_with("VmHWM") || l.starts_with("RssAnon")) {
