@@ -31,8 +31,11 @@ struct Running<I> {
     valve: Valve,
     /// Inputs that have not ended.
     open: Vec<bool>,
-    /// All inputs have ended: no element is taken while the chain holds something back.
+    /// All inputs have ended: what follows waits while the chain holds something back. Checkpoints do not: what is held back
+    /// is part of them.
     draining: Option<Draining>,
+    /// The barrier of a snapshot that drains, aligned; waits, too. And when its first one arrived.
+    held: Option<(Barrier, Instant)>,
     /// When the first barrier of the alignment under way arrived.
     aligning_since: Option<Instant>,
     /// The snapshot that ends tasks, acknowledged and not complete yet.
@@ -79,6 +82,7 @@ impl<I: Inlet> TaskBody for InputTask<I> {
             valve: Valve::new(channels),
             open: vec![true; channels],
             draining: None,
+            held: None,
             aligning_since: None,
             ending: None,
             dirty: false,
@@ -116,7 +120,11 @@ impl<I: Inlet> Running<I> {
                         self.draining = Some(Draining::AfterEnd);
                         self.signal(&mut Signal::EndOfInput)?;
                     }
-                    Some(Draining::AfterEnd) | None => {}
+                    Some(Draining::AfterEnd) | None => {
+                        if let Some((barrier, since)) = self.held.take() {
+                            self.barrier(barrier, since)?;
+                        }
+                    }
                 },
                 Wake::Element(input, element) => {
                     self.element(input, element)?;
@@ -177,13 +185,11 @@ impl<I: Inlet> Running<I> {
                 }
                 self.ready = true;
             }
-            let next = match self.draining.is_some() {
-                // what follows is a barrier, which stays behind what is held back
-                true if self.inlet.poll_drained(cx)?.is_ready() => return Poll::Ready(Ok(Wake::Drained)),
-                true => Poll::Pending,
-                false => self.inlet.poll_next(cx, &self.aligner),
-            };
-            match next {
+            // what would be emitted behind a barrier that ends tasks would be lost: the end of the input waits for the restore
+            if self.draining.is_some() && self.ending.is_none() && self.inlet.poll_drained(cx)?.is_ready() {
+                return Poll::Ready(Ok(Wake::Drained));
+            }
+            match self.inlet.poll_next(cx, &self.aligner) {
                 Poll::Ready(r) => Poll::Ready(r.map(|(i, e)| Wake::Element(i, e))),
                 Poll::Pending if self.dirty => Poll::Ready(Ok(Wake::Dry)),
                 Poll::Pending => {
@@ -240,7 +246,11 @@ impl<I: Inlet> Running<I> {
                     Aligned::Ignored => self.aligning_since = None,
                     Aligned::Complete(barrier) => {
                         self.aligning_since = None;
-                        self.barrier(barrier, since)?;
+                        if self.draining.is_some() && barrier.kind.drains() {
+                            self.held = Some((barrier, since));
+                        } else {
+                            self.barrier(barrier, since)?;
+                        }
                     }
                 }
                 for checkpoint in self.aligner.take_given_up() {
@@ -294,6 +304,7 @@ impl<I: Inlet> Running<I> {
             }
             TaskCommand::Aborted(id) => {
                 self.aligner.abort(id);
+                self.held.take_if(|(b, _)| b.id == id);
                 if !self.aligner.is_aligning() {
                     self.aligning_since = None;
                 }

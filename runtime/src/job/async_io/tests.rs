@@ -75,7 +75,8 @@ fn each_record_gets_its_answer_with_its_event_time() {
 
 #[test]
 fn calls_that_a_snapshot_finds_under_way_are_made_again_at_any_parallelism() {
-    for (from, to) in [(1, 2), (2, 1), (2, 2)] {
+    // also when the input has ended, and its end, in a task of its own, waits for the calls
+    for (from, to, ended) in [(1, 2, false), (2, 1, false), (2, 2, false), (2, 1, true), (2, 2, true)] {
         let sink = Collect::new();
         let to_sink = sink.clone();
         // those of the first attempt that are divisible by three never answer
@@ -95,6 +96,9 @@ fn calls_that_a_snapshot_finds_under_way_are_made_again_at_any_parallelism() {
         };
         block_on(async {
             let mut first = Harness::start(declare(false), from).await.unwrap();
+            if ended {
+                first.sources_ended().await.unwrap();
+            }
             let snapshot = first.snapshot(SnapshotKind::Checkpoint).await.unwrap();
             first.complete(snapshot.0);
             first.restore(&snapshot, declare(true), to).await.unwrap().finish().await.unwrap();
