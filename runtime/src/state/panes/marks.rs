@@ -84,15 +84,15 @@ impl<K: Key> KeyedTable<K> for KeyGroupMark {
         &self.descriptor
     }
     fn freeze(&mut self) -> Box<dyn FrozenTable> {
-        // one that was ahead before a restore stays ahead until the others have come as far
-        let ahead = |g: u32, mark: i64| self.restored.get(&g).map_or(mark, |&r| r.max(mark));
-        let marks = self.mark.map(|m| self.owned.clone().map(|g| (g, ahead(g, m))).collect());
+        // one that was ahead before a restore stays ahead until the others have come as far, also where some had none and so
+        // the subtask has none yet
+        let of = |group| self.mark.max(self.restored.get(&group).copied());
+        let marks = self.owned.clone().filter_map(|group| Some((group, of(group)?))).collect();
         let (descriptor, history) = (self.descriptor.clone(), self.history.clone());
         self.history.epoch += 1;
         let since = self.frozen.filter(|f| f.0 == self.mark).map_or(history.epoch, |f| f.1);
         self.frozen = Some((self.mark, since));
-        let marks =
-            FrozenMarks { descriptor, marks: marks.unwrap_or_default(), history, since, owned: self.owned.clone() };
+        let marks = FrozenMarks { descriptor, marks, history, since, owned: self.owned.clone() };
         Box::new(Unwritten(marks, false))
     }
     fn restore(&mut self, target: &RestoreTarget<'_>, entry: RawEntry<'_>) -> Result<bool, EntryError> {
@@ -128,7 +128,7 @@ impl<K: Key> KeyedTable<K> for KeyGroupMark {
 
 struct FrozenMarks {
     descriptor: Arc<StateDescriptor>,
-    /// Of all key groups of the subtask, or of none.
+    /// Of all key groups of the subtask; after a restore, until it is set, of those that had one.
     marks: Vec<(u32, i64)>,
     history: History,
     /// They are so since this epoch.
@@ -172,9 +172,13 @@ impl FrozenRun for MarkRun {
         if since.is_some_and(|s| self.since <= s) {
             return Ok(());
         }
-        match (self.marks.is_empty(), since) {
-            (true, Some(_)) => self.owned.for_each(|group| out.removed(group, &group)),
-            _ => self.marks.iter().try_for_each(|(group, mark)| out.entry(*group, group, mark))?,
+        let mut marks = self.marks.iter().peekable();
+        for group in self.owned {
+            match marks.next_if(|m| m.0 == group) {
+                Some((_, mark)) => out.entry(group, &group, mark)?,
+                None if since.is_some() => out.removed(group, &group),
+                None => {}
+            }
         }
         out.end_run()
     }
