@@ -72,7 +72,10 @@ pub fn put_words(values: impl Iterator<Item = u64> + Clone, out: &mut Vec<u8>) {
 /// Reads a column of integers.
 #[derive(Debug, Clone)]
 pub struct Words<'a> {
+    /// The integers and what follows them. Only `at` changes from one to the next: a loop over several columns has
+    /// registers for that.
     bytes: &'a [u8],
+    at: usize,
     width: usize,
     mask: u64,
     least: u64,
@@ -94,6 +97,7 @@ impl<'a> Words<'a> {
         debug_assert_eq!(rest.len(), SLACK);
         let words = Self {
             bytes: values,
+            at: 0,
             width,
             mask: u64::MAX.checked_shr(64 - 8 * width as u32).unwrap_or(0),
             least: u64::from_le_bytes(*least),
@@ -104,8 +108,8 @@ impl<'a> Words<'a> {
     /// The next integer; anything behind the last one.
     #[inline(always)]
     pub fn take(&mut self) -> u64 {
-        let word = self.bytes.first_chunk().map_or(0, |w| u64::from_le_bytes(*w));
-        self.bytes = self.bytes.get(self.width..).unwrap_or_default();
+        let word = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk).map_or(0, |w| u64::from_le_bytes(*w));
+        self.at += self.width;
         self.least.wrapping_add(word & self.mask)
     }
 

@@ -27,8 +27,6 @@ enum Route<T> {
     Hash {
         target: Vec<u16>,
         collected: Vec<Batch<T>>,
-        /// The sender of each record of the batch that is being spread.
-        to: Vec<u16>,
     },
 }
 
@@ -46,7 +44,6 @@ impl<T: Data> ExchangeWriter<T> {
             Partition::Hash if n > 1 => Route::Hash {
                 target: (0..max_parallelism).map(|g| subtask_of(g, n as u32, max_parallelism) as u16).collect(),
                 collected: (0..n).map(|_| Batch::with_room()).collect(),
-                to: Vec::with_capacity(BATCH_RECORDS),
             },
             Partition::Broadcast => Route::Broadcast,
             // producers start at different places, so that few batches still reach all consumers
@@ -104,8 +101,7 @@ impl<T: Data> ExchangeWriter<T> {
     /// Moves the records into the batches of their targets; sends those that are full.
     fn scatter(&mut self, batch: &mut Batch<T>) -> Result<()> {
         let Self { senders, route, watermark, sent, metrics } = self;
-        let Route::Hash { target, collected, to } = route else { return Ok(()) };
-        let groups = target.len() as u32;
+        let Route::Hash { target, collected } = route else { return Ok(()) };
         let timed = !batch.timestamps.is_empty();
         for (out, sender) in collected.iter_mut().zip(senders.iter_mut()) {
             // a batch has timestamps for all of its records or for none
@@ -114,47 +110,70 @@ impl<T: Data> ExchangeWriter<T> {
             }
         }
         let (hashes, timestamps) = (std::mem::take(&mut batch.hashes), std::mem::take(&mut batch.timestamps));
-        to.clear();
-        to.extend(hashes.iter().map(|&hash| target[key_group(hash, groups) as usize]));
-        debug_assert_eq!(to.len(), batch.len());
-        let (to, mut taken, mut copied) = (&to[..], 0, 0);
-        let mut result = Ok(());
-        batch.take_each(|record| {
-            let Some(&target) = to.get(taken) else { return };
-            let target = usize::from(target);
-            taken += 1;
-            collected[target].records.push(record);
-            if collected[target].records.len() >= BATCH_RECORDS {
-                copy_columns(&to[copied..taken], &hashes[copied..], timestamps.get(copied..), collected);
-                copied = taken;
-                let sender = &mut senders[target];
-                let sent_full = send_collected(&mut collected[target], sender, metrics)
-                    .and_then(|()| catch_up(*watermark, &mut sent[target], sender));
-                if let Err(e) = sent_full {
-                    // the task ends with this: what is still collected is never sent
-                    result = Err(e);
-                }
-            }
-        });
-        copy_columns(&to[copied..taken], &hashes[copied..], timestamps.get(copied..), collected);
+        debug_assert_eq!(hashes.len(), batch.len());
+        let mut spread = Spread {
+            hashes: hashes.iter(),
+            timestamps: timestamps.iter(),
+            groups: target.len() as u32,
+            target,
+            collected,
+            senders,
+            sent,
+            watermark: *watermark,
+            metrics,
+            result: Ok(()),
+        };
+        batch.take_each(|record| spread.take(record));
+        let result = spread.result;
         (batch.hashes, batch.timestamps) = (hashes, timestamps);
         batch.clear();
         result
     }
 }
 
-/// Puts hashes, and timestamps if there are any, beside the records that went to these targets. Column by column: the
-/// records' own loop stays small.
-fn copy_columns<T>(to: &[u16], hashes: &[u64], timestamps: Option<&[i64]>, collected: &mut [Batch<T>]) {
-    match timestamps.filter(|t| t.len() >= to.len()) {
-        Some(timestamps) if !to.is_empty() => {
-            for ((&target, &hash), &timestamp) in to.iter().zip(hashes).zip(timestamps) {
-                let out = &mut collected[usize::from(target)];
-                out.hashes.push(hash);
-                out.timestamps.push(timestamp);
-            }
+/// A batch on its way into the batches of the targets.
+struct Spread<'a, T> {
+    /// Of the records that are left.
+    hashes: std::slice::Iter<'a, u64>,
+    timestamps: std::slice::Iter<'a, i64>,
+    groups: u32,
+    target: &'a [u16],
+    collected: &'a mut [Batch<T>],
+    senders: &'a mut [Sender<T>],
+    sent: &'a mut [i64],
+    watermark: i64,
+    metrics: &'a TaskMetrics,
+    result: Result<()>,
+}
+
+impl<T: Data> Spread<'_, T> {
+    /// Puts the next record, and what lies beside it, where it belongs. All at one go: each push waits for the length that
+    /// the push before it has stored, and so they wait at the same time.
+    #[inline(always)]
+    fn take(&mut self, record: T) {
+        let Some(&hash) = self.hashes.next() else { return };
+        let Some(&target) = self.target.get(key_group(hash, self.groups) as usize) else { return };
+        let Some(out) = self.collected.get_mut(usize::from(target)) else { return };
+        out.records.push(record);
+        out.hashes.push(hash);
+        if let Some(&timestamp) = self.timestamps.next() {
+            out.timestamps.push(timestamp);
         }
-        _ => to.iter().zip(hashes).for_each(|(&target, &hash)| collected[usize::from(target)].hashes.push(hash)),
+        if out.records.len() >= BATCH_RECORDS {
+            self.full(usize::from(target));
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn full(&mut self, target: usize) {
+        let sender = &mut self.senders[target];
+        let sent_full = send_collected(&mut self.collected[target], sender, self.metrics)
+            .and_then(|()| catch_up(self.watermark, &mut self.sent[target], sender));
+        if let Err(e) = sent_full {
+            // the task ends with this: what is still collected is never sent
+            self.result = Err(e);
+        }
     }
 }
 
