@@ -23,8 +23,10 @@ pub struct Aligner {
     arrived: Vec<bool>,
     missing: usize,
     current: Option<Barrier>,
-    /// Highest checkpoint that was completed, given up or aborted here.
+    /// Highest checkpoint that was completed here; those before it are done with.
     done: CheckpointId,
+    /// Aborted, and after `done`. One between them may still complete.
+    aborted: Vec<CheckpointId>,
     /// Checkpoints that were given up for a newer one, to be declined by the task.
     given_up: Vec<CheckpointId>,
 }
@@ -36,6 +38,7 @@ impl Aligner {
             missing: inputs,
             current: None,
             done: CheckpointId(0),
+            aborted: Vec::new(),
             given_up: Vec::new(),
         }
     }
@@ -48,7 +51,7 @@ impl Aligner {
 
     /// A barrier arrived on an input.
     pub fn barrier(&mut self, input: usize, barrier: Barrier) -> Aligned {
-        if barrier.id <= self.done {
+        if barrier.id <= self.done || self.aborted.contains(&barrier.id) {
             return Aligned::Ignored;
         }
         match &self.current {
@@ -68,6 +71,7 @@ impl Aligner {
             return Aligned::Waiting;
         }
         self.done = barrier.id;
+        self.aborted.retain(|id| *id > barrier.id);
         self.reset();
         Aligned::Complete(barrier)
     }
@@ -77,7 +81,9 @@ impl Aligner {
         if self.current.as_ref().is_some_and(|b| b.id == id) {
             self.reset();
         }
-        self.done = self.done.max(id);
+        if id > self.done && !self.aborted.contains(&id) {
+            self.aborted.push(id);
+        }
     }
 
     /// Checkpoints that were given up since the last call.
@@ -135,6 +141,18 @@ mod tests {
         assert_eq!(a.barrier(1, barrier(1, true)), Aligned::Ignored);
         assert_eq!(a.barrier(0, barrier(2, true)), Aligned::Waiting);
         assert_eq!(a.barrier(1, barrier(2, true)), Aligned::Complete(barrier(2, true)));
+    }
+
+    #[test]
+    fn an_abort_of_a_newer_checkpoint_leaves_the_older_one_alone() {
+        let mut a = Aligner::new(2);
+        a.barrier(0, barrier(1, true));
+        a.abort(CheckpointId(2));
+        assert_eq!(a.barrier(1, barrier(1, true)), Aligned::Complete(barrier(1, true)));
+        assert_eq!(a.barrier(0, barrier(2, true)), Aligned::Ignored);
+        assert_eq!(a.barrier(1, barrier(2, true)), Aligned::Ignored);
+        assert_eq!(a.barrier(0, barrier(3, true)), Aligned::Waiting);
+        assert!(a.is_blocked(0));
     }
 
     #[test]

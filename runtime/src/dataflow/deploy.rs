@@ -113,7 +113,8 @@ impl RunningAttempt {
                 let build = AssertUnwindSafe(|| {
                     let (graph, plan, deployment, env) = (&*graph, &*plan, &deployment, &builder_env);
                     let stores = stores(graph, plan, deployment, env.me)?;
-                    Builder { graph, plan, deployment, env, files, alignment: groups, stores }.build()
+                    let inputs = HashMap::new();
+                    Builder { graph, plan, deployment, env, files, alignment: groups, stores, inputs }.build()
                 });
                 std::panic::catch_unwind(build).unwrap_or_else(|p| Err(panicked(&*p)))
             })
@@ -220,6 +221,8 @@ struct Builder<'a> {
     files: Files,
     alignment: AlignmentGroups,
     stores: Stores,
+    /// Channels into the tasks that are not built yet: by vertex, subtask and port.
+    inputs: HashMap<(u32, u32, u8), Vec<AnyReceiver>>,
 }
 
 /// Where the states of this taskmanager's tasks are kept; they share its memory.
@@ -230,6 +233,11 @@ fn stores(graph: &LogicalGraph, plan: &JobGraph, deployment: &Deployment, me: u3
 }
 
 impl Builder<'_> {
+    /// Subtasks of a vertex that run here.
+    fn mine(&self, vertex: &Vertex) -> Vec<u32> {
+        (0..vertex.parallelism).filter(|&s| self.is_mine(s)).collect()
+    }
+
     fn is_mine(&self, subtask: u32) -> bool {
         self.deployment.slots.get(subtask as usize) == Some(&self.env.me)
     }
@@ -246,12 +254,21 @@ impl Builder<'_> {
         }
     }
 
-    fn build(self) -> Result<Vec<Built>> {
+    fn build(mut self) -> Result<Vec<Built>> {
         let mut tasks = Vec::new();
-        for vertex in &self.plan.vertices {
+        let plan = self.plan;
+        // reading state may take long, and producers of other taskmanagers do not wait so long for their consumers
+        for vertex in &plan.vertices {
+            for subtask in self.mine(vertex) {
+                for port in 0..2 {
+                    self.inputs.insert((vertex.id, subtask, port), self.receivers(vertex, subtask, port)?);
+                }
+            }
+        }
+        for vertex in &plan.vertices {
             // a vertex with a subtask in every slot loads the threads of all slots alike
             let everywhere = vertex.parallelism == self.plan.slots();
-            for (slot, subtask) in (0..vertex.parallelism).filter(|&s| self.is_mine(s)).enumerate() {
+            for (slot, subtask) in self.mine(vertex).into_iter().enumerate() {
                 let slot = everywhere.then_some(slot);
                 // the task's own runtime is entered, so that what is built may register with it
                 let _entered = self.env.data.of_slot(slot).enter();
@@ -268,9 +285,16 @@ impl Builder<'_> {
         ty.ok_or_else(|| Error::internal(format!("{} has no output {}", node.name, edge.from_output)))
     }
 
-    fn task(&self, vertex: &Vertex, subtask: u32) -> Result<Built> {
+    /// The channels into one input of a subtask, once.
+    fn input(&mut self, vertex: &Vertex, subtask: u32, port: u8) -> Vec<AnyReceiver> {
+        self.inputs.remove(&(vertex.id, subtask, port)).unwrap_or_default()
+    }
+
+    fn task(&mut self, vertex: &Vertex, subtask: u32) -> Result<Built> {
         let id = TaskId { vertex: vertex.id, subtask };
         let metrics = TaskMetrics::default();
+        let [first, second] = [0, 1].map(|port| self.input(vertex, subtask, port));
+        let mut inputs = Some((first, second));
         let restore = self.deployment.restore.iter().find(|r| r.0 == id).map(|r| &r.1);
         let mut stages: HashMap<usize, AnyStage> = HashMap::new();
         let mut body = None;
@@ -293,6 +317,7 @@ impl Builder<'_> {
             }
             let cx = BuildContext {
                 operator: &node.name,
+                in_source: vertex.is_source,
                 subtask,
                 parallelism: vertex.parallelism,
                 max_parallelism: self.plan.max_parallelism,
@@ -309,15 +334,15 @@ impl Builder<'_> {
             if vertex.is_source && node_id == vertex.nodes[0] {
                 body = Some(node.factory.source(&cx, next)?);
             } else if node.second_input_type.is_some() {
-                let inputs = [self.receivers(vertex, subtask, 0)?, self.receivers(vertex, subtask, 1)?];
-                body = Some(node.factory.two_input_task(&cx, inputs, next)?);
+                let (first, second) = inputs.take().unwrap_or_default();
+                body = Some(node.factory.two_input_task(&cx, [first, second], next)?);
             } else {
                 stages.insert(node_id, node.factory.stage(&cx, next)?);
             }
         }
         let body = match body {
             Some(b) => b,
-            None => self.input_task(vertex, subtask, stages)?,
+            None => self.input_task(vertex, inputs.unwrap_or_default().0, stages)?,
         };
         Ok(Built { id, name: vertex.name.clone(), is_source: vertex.is_source, body, metrics, slot: None })
     }
@@ -335,11 +360,10 @@ impl Builder<'_> {
     fn input_task(
         &self,
         vertex: &Vertex,
-        subtask: u32,
+        receivers: Vec<AnyReceiver>,
         mut stages: HashMap<usize, AnyStage>,
     ) -> Result<Box<dyn TaskBody>> {
         let head = vertex.nodes[0];
-        let receivers = self.receivers(vertex, subtask, 0)?;
         let node = &self.graph.nodes[head];
         match (&node.input_type, stages.remove(&head)) {
             (Some(ty), Some(stage)) => ty.input_task(receivers, stage),

@@ -87,6 +87,8 @@ pub trait NodeFactory: Send + Sync {
 /// What a factory may know about the subtask that it builds for.
 pub struct BuildContext<'a> {
     pub operator: &'a str,
+    /// It is in the chain of a source.
+    pub in_source: bool,
     pub subtask: u32,
     pub parallelism: u32,
     pub max_parallelism: u32,

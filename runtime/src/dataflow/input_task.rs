@@ -165,9 +165,17 @@ impl<I: Inlet> Running<I> {
         self.inlet.signal(signal)
     }
 
-    /// What is emitted behind a barrier that ends tasks would be lost: timers wait for the restore.
+    /// What is emitted behind a barrier that ends tasks would be lost: timers wait for the restore. While one is held none
+    /// begins what it would have to wait for.
     fn next_timer(&mut self) -> Option<i64> {
-        if self.ending.is_some() { None } else { self.inlet.next_timer() }
+        if self.ending.is_some() || self.held.is_some() { None } else { self.inlet.next_timer() }
+    }
+
+    /// A newer barrier arrived first.
+    fn decline(&self, checkpoint: CheckpointId) {
+        let reason = Error::internal("a newer barrier arrived first").at(format!("checkpoint {checkpoint}"));
+        let reason = Error { code: ErrorCode::Checkpoint, ..reason };
+        let _ = self.io.events.send((self.io.id, TaskEvent::Declined { checkpoint, reason }));
     }
 
     async fn next_wake(&mut self) -> Result<Wake<I::Element>> {
@@ -184,6 +192,8 @@ impl<I: Inlet> Running<I> {
                     return Poll::Pending;
                 }
                 self.ready = true;
+                // a stage may have gone on with what it had begun
+                self.dirty = true;
             }
             // what would be emitted behind a barrier that ends tasks would be lost: the end of the input waits for the restore
             if self.draining.is_some() && self.ending.is_none() && self.inlet.poll_drained(cx)?.is_ready() {
@@ -246,19 +256,16 @@ impl<I: Inlet> Running<I> {
                     Aligned::Ignored => self.aligning_since = None,
                     Aligned::Complete(barrier) => {
                         self.aligning_since = None;
-                        if self.draining.is_some() && barrier.kind.drains() {
+                        if barrier.kind.drains() {
+                            // also where all was drained once: a timer behind the end of the input may have begun a call
+                            self.draining.get_or_insert(Draining::AfterEnd);
                             self.held = Some((barrier, since));
                         } else {
                             self.barrier(barrier, since)?;
                         }
                     }
                 }
-                for checkpoint in self.aligner.take_given_up() {
-                    let reason =
-                        Error::internal("a newer barrier arrived first").at(format!("checkpoint {checkpoint}"));
-                    let reason = Error { code: ErrorCode::Checkpoint, ..reason };
-                    let _ = self.io.events.send((self.io.id, TaskEvent::Declined { checkpoint, reason }));
-                }
+                self.aligner.take_given_up().into_iter().for_each(|c| self.decline(c));
             }
         }
         Ok(())
@@ -284,6 +291,10 @@ impl<I: Inlet> Running<I> {
 
     fn barrier(&mut self, barrier: Barrier, since: Instant) -> Result<()> {
         let started = Instant::now();
+        // behind this one it would commit what is part of neither
+        if let Some((older, _)) = self.held.take_if(|(held, _)| held.id < barrier.id) {
+            self.decline(older.id);
+        }
         if barrier.kind.ends_tasks() {
             self.ending = Some(barrier.id);
         }

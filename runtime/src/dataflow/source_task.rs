@@ -177,14 +177,16 @@ impl<R: SourceReader> Running<R> {
                 // what is emitted behind a barrier that ends tasks would be lost: timers wait for the restore
                 false if self.paused.is_some() => Poll::Pending,
                 false => {
+                    // what the chain holds back wakes the task that has asked; what it has to do yet needs room
+                    let ready = match self.task.out.poll_ready(cx) {
+                        Poll::Ready(Err(e)) => return Poll::Ready(Wake::Ready(Err(e))),
+                        ready => ready.is_ready(),
+                    };
                     if self.draining
+                        && ready
                         && let Poll::Ready(drained) = self.task.out.poll_drained(cx)
                     {
                         return Poll::Ready(drained.map_or_else(|e| Wake::Ready(Err(e)), |()| Wake::Drained));
-                    }
-                    // what the chain holds back wakes the task that has asked
-                    if let Poll::Ready(Err(e)) = self.task.out.poll_ready(cx) {
-                        return Poll::Ready(Wake::Ready(Err(e)));
                     }
                     let due = self.task.out.next_timer();
                     self.wakeup.poll(cx, due).map(Wake::Time)
@@ -202,10 +204,15 @@ impl<R: SourceReader> Running<R> {
     async fn wait(&mut self, until: Option<Instant>) -> Result<()> {
         self.timing.busy_until(Instant::now());
         self.pause.arm(until);
-        let (mut command, mut time) = (None, None);
+        let (mut command, mut time, mut chain) = (None, None, Ok(()));
         poll_fn(|cx| {
             if let Poll::Ready(c) = self.io.commands.poll_recv(cx) {
                 command = Some(c);
+                return Poll::Ready(());
+            }
+            // what the chain holds back wakes the task that has asked
+            if let Poll::Ready(Err(e)) = self.task.out.poll_ready(cx) {
+                chain = Err(e);
                 return Poll::Ready(());
             }
             let due = self.task.out.next_timer();
@@ -220,6 +227,7 @@ impl<R: SourceReader> Running<R> {
         })
         .await;
         self.timing.waited(Instant::now(), Timing::IDLE);
+        chain?;
         if let Some(now) = time {
             self.processing_time(now)?;
         }

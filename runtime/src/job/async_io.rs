@@ -299,8 +299,8 @@ where
     }
 
     fn next_timer(&mut self) -> Option<i64> {
-        // an answer has woken the task, which has no other way to ask what for
-        let answered = (!self.answers.1.is_empty()).then_some(i64::MIN);
+        // an answer has woken the task, which has no other way to ask what for; or its results were emitted, and nobody knows
+        let answered = (self.unflushed || !self.answers.1.is_empty()).then_some(i64::MIN);
         answered.into_iter().chain(self.out.next_timer()).min()
     }
 }

@@ -165,7 +165,7 @@ impl<G, A> WatermarkStrategy<G, A> {
     }
     /// Sources with the same group wait for each other: one whose event time is `max_drift` ahead of the slowest pauses.
     /// Between taskmanagers what each has reached travels with the heartbeats, so a source may be ahead by what it reads in
-    /// the meantime.
+    /// the meantime. Only directly behind a source, in its chain; elsewhere the job is refused.
     #[must_use]
     pub fn alignment(mut self, group: impl Into<String>, max_drift: Duration) -> Self {
         self.alignment = Some((group.into(), max_drift));
@@ -400,6 +400,14 @@ pub(super) struct WatermarkFactory<T, G, A> {
 
 impl<T: Data, G: GeneratorFactory<T>, A: TimestampAssigner<T>> NodeFactory for WatermarkFactory<T, G, A> {
     fn stage(&self, cx: &BuildContext<'_>, next: Consumers) -> Result<AnyStage> {
+        if let Some((group, _)) = self.strategy.alignment.as_ref().filter(|_| !cx.in_source) {
+            // a task that pauses takes no barrier, and the slower one it waits for waits behind that barrier
+            let m = format!(
+                "{}: only sources can wait for each other (alignment group {group:?}): declare these watermarks directly behind the source, before any union, rebalance, key_by or other parallelism",
+                cx.operator
+            );
+            return Err(Error::user(ErrorCode::Graph, m));
+        }
         let stage = WatermarkStage::<T, G, A>::new(self.strategy.clone(), cx, output(next.main())?);
         Ok(AnyStage::new::<T>(Box::new(stage)))
     }

@@ -43,6 +43,7 @@ fn start<G: GeneratorFactory<i64>, A: TimestampAssigner<i64>>(
     let (log, clock) = (Arc::default(), Clock::manual(1000));
     let cx = BuildContext {
         operator: "times",
+        in_source: true,
         subtask: 0,
         parallelism: 1,
         max_parallelism: 128,

@@ -157,18 +157,19 @@ impl<W: WindowFunction> AlignedEngine<W> {
         (self.current, self.other) = Default::default();
     }
 
+    /// `now`: how far time has come for the record's key.
     #[cold]
     #[inline(never)]
-    fn locate(&mut self, t: i64) -> Place {
+    fn locate(&mut self, t: i64, now: i64) -> Place {
         let w = &self.windows;
         let (pane, last) = (w.pane_of(t), w.last_start(t));
         if t >= last.saturating_add(w.size) {
             return Place::Nowhere;
         }
-        if self.cleanup(last) <= self.now {
+        if self.cleanup(last) <= now {
             return Place::Late;
         }
-        let fired = w.window(w.first_start(t)).max_timestamp() <= self.now;
+        let fired = w.window(w.first_start(t)).max_timestamp() <= now;
         let panes = self.state.panes();
         let at = self.state.open(pane);
         if self.state.panes() > panes {
@@ -198,6 +199,10 @@ impl<W: WindowFunction> AlignedEngine<W> {
         if self.state.is_partial() {
             self.want(selector, batch, times)?;
         }
+        if self.before.is_ahead(self.now) {
+            self.run_mixed(selector, f, batch, times, out, late);
+            return Ok(());
+        }
         let mut records = batch.records.drain(..);
         let mut hashes = &batch.hashes[..];
         while !hashes.is_empty() {
@@ -220,19 +225,48 @@ impl<W: WindowFunction> AlignedEngine<W> {
                 continue;
             }
             let t = times.get(at);
-            let place = self.locate(t);
+            let place = self.locate(t, self.now);
             if let Place::Current = place {
                 continue;
             }
             let (Some((&hash, rest)), Some(record)) = (hashes.split_first(), records.next()) else { break };
             hashes = rest;
             match place {
-                Place::Fired(pane) => self.add_late(selector, f, record, hash, t, pane, out),
+                Place::Fired(pane) => self.add_late(selector, f, record, hash, t, (pane, self.now), out),
                 Place::Late => late.push(record, t),
                 Place::Current | Place::Nowhere => {}
             }
         }
         Ok(())
+    }
+
+    /// As [`Self::run`], while time has not come as far again as it had for some key groups before a restore: for their keys it
+    /// has.
+    #[cold]
+    fn run_mixed<S: KeySelector<W::In, Key = W::Key>>(
+        &mut self,
+        selector: &S,
+        f: &W,
+        batch: &mut Batch<W::In>,
+        times: Times<'_>,
+        out: &mut Output<W::Out>,
+        late: &mut Late<W::In>,
+    ) {
+        for (at, (record, &hash)) in batch.records.drain(..).zip(&batch.hashes).enumerate() {
+            let t = times.get(at);
+            let now = self.before.now_of(hash, self.now);
+            match self.locate(t, now) {
+                Place::Current => {
+                    let table = self.state.table(self.current.pane);
+                    let acc = selector.with_key(&record, |key| table.upsert_with(hash, key, || f.create()));
+                    f.add(acc, record);
+                }
+                Place::Fired(pane) => self.add_late(selector, f, record, hash, t, (pane, now), out),
+                Place::Late => late.push(record, t),
+                Place::Nowhere => {}
+            }
+        }
+        self.forget();
     }
 
     /// Brings what the records of a batch will use into memory: their panes' entries, and, where they are late, those of all
@@ -245,27 +279,28 @@ impl<W: WindowFunction> AlignedEngine<W> {
         times: Times<'_>,
     ) -> Result<()> {
         let (mut pane, mut used) = (Current::default(), 0..0);
+        let mixed = self.before.is_ahead(self.now);
         for (at, (record, &hash)) in batch.records.iter().zip(&batch.hashes).enumerate() {
             let t = times.get(at);
-            if !pane.holds(t) {
+            if mixed || !pane.holds(t) {
                 pane = Current { start: self.windows.pane_of(t), len: self.windows.pane as u64, pane: 0 };
-                used = self.used(t);
+                used = self.used(t, self.before.now_of(hash, self.now));
             }
             selector.with_key(record, |key| used.clone().for_each(|p| self.state.want(p, hash, key)));
         }
         self.state.load_wanted()
     }
 
-    /// Panes that a record of this time uses.
-    fn used(&self, t: i64) -> Range<usize> {
+    /// Panes that a record of this time uses when time has come to `now`.
+    fn used(&self, t: i64, now: i64) -> Range<usize> {
         let w = &self.windows;
         let (first, last) = (w.window(w.first_start(t)), w.window(w.last_start(t)));
         let own = w.pane_of(t);
         let (mut from, mut to) = (own, own.saturating_add(1));
-        if self.lateness > 0 && first.max_timestamp() <= self.now {
+        if self.lateness > 0 && first.max_timestamp() <= now {
             from = from.min(first.start);
             // of the windows that have not fired nothing but the record's own pane is used
-            let fired = w.starts(t).take_while(|s| w.window(*s).max_timestamp() <= self.now).last();
+            let fired = w.starts(t).take_while(|s| w.window(*s).max_timestamp() <= now).last();
             to = to.max(fired.map_or(last.end, |s| w.window(s).end));
         }
         self.state.lower_bound(from)..self.state.lower_bound(to)
@@ -280,7 +315,7 @@ impl<W: WindowFunction> AlignedEngine<W> {
         record: W::In,
         hash: u64,
         t: i64,
-        pane: usize,
+        (pane, now): (usize, i64),
         out: &mut Output<W::Out>,
     ) {
         let key = selector.with_key(&record, W::Key::clone);
@@ -288,7 +323,7 @@ impl<W: WindowFunction> AlignedEngine<W> {
         f.add(self.state.upsert_with(pane, &key, || f.create()), record);
         for start in self.windows.starts(t) {
             let window = self.windows.window(start);
-            if window.max_timestamp() > self.now || self.cleanup(start) <= self.now {
+            if window.max_timestamp() > now || self.cleanup(start) <= now {
                 continue;
             }
             let mut panes = self.panes(&window).filter_map(|p| self.state.get(p, &key));

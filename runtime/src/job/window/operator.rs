@@ -111,7 +111,9 @@ impl<S, W: WindowFunction, G: Trigger<W::In>> WindowOperator<S, W, G> {
     }
 
     fn advance_processing(&mut self, passed: i64, out: &mut Output<W::Out>) -> Result<()> {
+        // the clock may have been set back: time goes on from where it was
         self.passed = self.passed.max(passed);
+        let passed = self.passed;
         if self.time == TimeDomain::ProcessingTime {
             self.reached.set(Some(passed).filter(|&t| t < i64::MAX));
         }
@@ -222,7 +224,7 @@ where
         }
         let marks = self.reached.own(groups, cx.max_parallelism);
         self.passed = self.clock.now_ms().saturating_sub(1);
-        let reached = marks.least;
+        let (reached, most) = (marks.least, marks.most);
         let by_clock = self.time == TimeDomain::ProcessingTime;
         let clocks = Clocks {
             watermark: if by_clock { i64::MIN } else { reached },
@@ -230,12 +232,13 @@ where
         };
         match &mut self.engine {
             Engine::Aligned(e) => e.restored(marks),
-            Engine::Triggered(e) => e.restored(clocks)?,
-            Engine::Session(e) => e.restored(clocks)?,
+            Engine::Triggered(e) => e.restored(clocks, marks)?,
+            Engine::Session(e) => e.restored(clocks, marks)?,
             Engine::Count(_) => {}
         }
         if by_clock {
-            self.passed = self.passed.max(reached);
+            // from where it was for any key group
+            self.passed = self.passed.max(most);
         }
         self.function.open(cx)
     }
@@ -243,9 +246,7 @@ where
     fn run(&mut self, batch: &mut Batch<W::In>, out: &mut Output<W::Out>) -> Result<()> {
         let timestamps = std::mem::take(&mut batch.timestamps);
         if self.needs_clock {
-            // the clock may have been set back: time goes on from where it was
-            let passed = self.clock.now_ms().saturating_sub(1).max(self.passed);
-            self.advance_processing(passed, out)?;
+            self.advance_processing(self.clock.now_ms().saturating_sub(1), out)?;
             self.finish(out)?;
         }
         if self.time == TimeDomain::ProcessingTime {

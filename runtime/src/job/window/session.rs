@@ -11,7 +11,7 @@ use crate::data::{Data, DecodeError, Key, Type};
 use crate::dataflow::{Batch, Output};
 use crate::error::Result;
 use crate::job::function::KeySelector;
-use crate::state::{KeyRef, KeyedTable, PaneState};
+use crate::state::{KeyRef, KeyedTable, PaneState, RestoredMarks};
 use std::ops::Range;
 
 /// All sessions lie in one pane.
@@ -120,6 +120,8 @@ pub(super) struct SessionEngine<W: WindowFunction, G: Trigger<W::In>> {
     /// Index of the one pane.
     pane: usize,
     clocks: Clocks,
+    /// How far time had come for each key group before the restore: the clocks of subtasks differ.
+    before: RestoredMarks,
     event: Schedule<At<W::Key>>,
     processing: Schedule<At<W::Key>>,
     /// So many of the keys that are looked at next are in memory.
@@ -138,6 +140,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
             state,
             pane,
             clocks: Clocks::START,
+            before: RestoredMarks::default(),
             event: Schedule::default(),
             processing: Schedule::default(),
             known: 0,
@@ -154,8 +157,9 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
     }
 
     /// The sessions were restored; the clocks had come so far.
-    pub fn restored(&mut self, clocks: Clocks) -> Result<()> {
+    pub fn restored(&mut self, clocks: Clocks, before: RestoredMarks) -> Result<()> {
         self.clocks = clocks;
+        self.before = before;
         self.pane = self.state.open(ALL);
         if self.state.is_stored() {
             let Self { state, event, processing, time, lateness, .. } = self;
@@ -217,9 +221,14 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
         window.max_timestamp().saturating_add(self.lateness)
     }
     fn now(&self) -> i64 {
+        self.clocks.of(self.time)
+    }
+    /// The clocks for a key with this hash.
+    fn clocks(&self, hash: u64) -> Clocks {
+        let now = self.before.now_of(hash, self.now());
         match self.time {
-            TimeDomain::EventTime => self.clocks.watermark,
-            TimeDomain::ProcessingTime => self.clocks.processing,
+            TimeDomain::EventTime => Clocks { watermark: now, ..self.clocks },
+            TimeDomain::ProcessingTime => Clocks { processing: now, ..self.clocks },
         }
     }
 
@@ -255,7 +264,8 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
         for ((record, &hash), t) in batch.records.drain(..).zip(&batch.hashes).zip(times) {
             let key = selector.with_key(&record, W::Key::clone);
             let key = KeyRef { hash, key: &key };
-            let now = self.now();
+            let clocks = self.clocks(hash);
+            let now = clocks.of(self.time);
             let new = TimeWindow { start: t, end: t.saturating_add(self.gap) };
             let done = self.cleanup(new) <= now;
             if done && self.state.get(self.pane, &key).is_none() {
@@ -274,7 +284,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
                 }
                 sessions.list.insert(touched.start, OneSession { window, slot: Slot::default() });
             }
-            let rules = Rules { function: f, trigger: &self.trigger, clocks: self.clocks };
+            let rules = Rules { function: f, trigger: &self.trigger, clocks };
             let at = touched.start;
             for _ in touched.skip(1) {
                 let other = sessions.list.remove(at + 1);

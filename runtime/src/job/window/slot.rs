@@ -1,5 +1,5 @@
 //! What windows with triggers keep per key and window, and when to look at it again.
-use super::assigner::TimeWindow;
+use super::assigner::{TimeDomain, TimeWindow};
 use super::function::WindowFunction;
 use super::trigger::{Trigger, TriggerContext, TriggerResult, TriggerTimers};
 use crate::data::{Data, DecodeError, Type};
@@ -45,6 +45,12 @@ pub(super) struct Clocks {
 
 impl Clocks {
     pub const START: Self = Self { watermark: i64::MIN, processing: i64::MIN };
+    pub fn of(&self, domain: TimeDomain) -> i64 {
+        match domain {
+            TimeDomain::EventTime => self.watermark,
+            TimeDomain::ProcessingTime => self.processing,
+        }
+    }
 }
 
 /// Trigger and window function of an operator, with the clocks: what happens to a slot.

@@ -8,7 +8,7 @@ use crate::data::Key;
 use crate::dataflow::{Batch, Output};
 use crate::error::Result;
 use crate::job::function::KeySelector;
-use crate::state::{KeyRef, KeyedTable, PaneState};
+use crate::state::{KeyRef, KeyedTable, PaneState, RestoredMarks};
 
 /// A key in the pane of a window.
 #[derive(Clone)]
@@ -28,6 +28,8 @@ pub(super) struct TriggeredEngine<W: WindowFunction, G: Trigger<W::In>> {
     /// By the start of the window, which is its pane.
     state: PaneState<W::Key, Slot<W::Acc, G::State>>,
     clocks: Clocks,
+    /// How far time had come for each key group before the restore: the clocks of subtasks differ.
+    before: RestoredMarks,
     event_timers: Schedule<At<W::Key>>,
     processing_timers: Schedule<At<W::Key>>,
     /// So many of the timers that fire next have their slots in memory.
@@ -43,6 +45,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
             trigger,
             state: PaneState::new(state),
             clocks: Clocks::START,
+            before: RestoredMarks::default(),
             event_timers: Schedule::default(),
             processing_timers: Schedule::default(),
             known: 0,
@@ -59,8 +62,9 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
     }
 
     /// The slots were restored; the clocks had come so far.
-    pub fn restored(&mut self, clocks: Clocks) -> Result<()> {
+    pub fn restored(&mut self, clocks: Clocks, before: RestoredMarks) -> Result<()> {
         self.clocks = clocks;
+        self.before = before;
         let Self { state, event_timers, processing_timers, .. } = self;
         for pane in 0..state.panes() {
             let start = state.namespace(pane);
@@ -94,8 +98,8 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
         batch: &Batch<W::In>,
         times: impl Iterator<Item = i64>,
     ) -> Result<()> {
-        let now = self.now();
         for ((record, &hash), t) in batch.records.iter().zip(&batch.hashes).zip(times) {
+            let now = self.clocks(hash).of(self.time);
             let mut want = |start: i64| {
                 if let Some(pane) = self.state.find(start) {
                     selector.with_key(record, |key| self.state.want(pane, hash, key));
@@ -143,9 +147,14 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
     }
     /// How far the clock has come that the windows go by.
     fn now(&self) -> i64 {
+        self.clocks.of(self.time)
+    }
+    /// The clocks for a key with this hash.
+    fn clocks(&self, hash: u64) -> Clocks {
+        let now = self.before.now_of(hash, self.now());
         match self.time {
-            TimeDomain::EventTime => self.clocks.watermark,
-            TimeDomain::ProcessingTime => self.clocks.processing,
+            TimeDomain::EventTime => Clocks { watermark: now, ..self.clocks },
+            TimeDomain::ProcessingTime => Clocks { processing: now, ..self.clocks },
         }
     }
 
@@ -176,7 +185,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
                 self.add(selector, f, record, hash, t, 0, out);
                 continue;
             };
-            let now = self.now();
+            let now = self.clocks(hash).of(self.time);
             let live = |s: &i64| self.cleanup(windows.window(*s)) > now;
             // windows of a record are done with in their order
             let mut starts = windows.starts(t).skip_while(|s| !live(s)).peekable();
@@ -217,9 +226,10 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
         let window = Self::window(self.windows, start);
         let pane = self.state.open(start);
         let key = selector.with_key(&record, W::Key::clone);
+        let clocks = self.clocks(hash);
         let state = &mut self.state;
         let slot = state.upsert_with(pane, &KeyRef { hash, key: &key }, Slot::default);
-        let rules = Rules { function: f, trigger: &self.trigger, clocks: self.clocks };
+        let rules = Rules { function: f, trigger: &self.trigger, clocks };
         let before = slot.timers;
         let result = rules.add(record, t, window, slot);
         rules.act(result, t, &key, window, slot, out);

@@ -52,7 +52,13 @@ impl KeyGroupMark {
     pub fn get(&self) -> Option<i64> {
         self.mark
     }
+    /// None: there is none any more for any key group, whatever was restored.
     pub fn set(&mut self, mark: Option<i64>) {
+        if mark.is_none() && !self.restored.is_empty() {
+            self.restored.clear();
+            // there may have been none before, either, because some key groups had none; the next changes tell of the others
+            self.frozen = None;
+        }
         self.mark = mark;
     }
 }
@@ -76,6 +82,17 @@ impl RestoredMarks {
     /// The mark of the key group of a key with this hash.
     pub fn of(&self, hash: u64) -> i64 {
         self.by_group.get(&key_group(hash, self.max_parallelism)).copied().unwrap_or(i64::MIN)
+    }
+    /// Some key group was further than `now` before the restore.
+    #[inline]
+    pub fn is_ahead(&self, now: i64) -> bool {
+        now < self.most
+    }
+    /// How far time has come for a key with this hash, where it has come to `now` in the subtask: what fired for the key before
+    /// the restore has fired.
+    #[inline]
+    pub fn now_of(&self, hash: u64, now: i64) -> i64 {
+        if self.is_ahead(now) { now.max(self.of(hash)) } else { now }
     }
 }
 

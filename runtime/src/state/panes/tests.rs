@@ -288,3 +288,23 @@ fn a_mark_is_written_when_it_has_changed() {
     assert_eq!(restored(&[&whole, &same, &moved]), Some(9));
     assert_eq!(restored(&[&whole, &same, &moved, &ended]), None);
 }
+
+#[test]
+fn no_mark_at_all_is_what_is_restored_when_that_was_said_last() {
+    for groups in [0..4, 0..2] {
+        let mut before = KeyGroupMark::new("reached");
+        before.own(groups.clone(), 4);
+        before.set(Some(7));
+        let first = changes(KeyedTable::<u64>::freeze(&mut before), None, &groups, 4);
+        // of the second half of the key groups there is none
+        let mut mark = KeyGroupMark::new("reached");
+        restore::<u64>("w", &(0..4), 4, NotDeclared::Refuse, &[&[&first]], &mut [&mut mark]).unwrap();
+        mark.own(0..4, 4);
+        let whole = changes(KeyedTable::<u64>::freeze(&mut mark), None, &(0..4), 4);
+        mark.set(None);
+        let ended = changes(KeyedTable::<u64>::freeze(&mut mark), Some(0), &(0..4), 4);
+        let mut again = KeyGroupMark::new("reached");
+        restore::<u64>("w", &(0..4), 4, NotDeclared::Refuse, &[&[&whole, &ended]], &mut [&mut again]).unwrap();
+        assert_eq!(again.own(0..4, 4).most, i64::MIN, "{groups:?}");
+    }
+}

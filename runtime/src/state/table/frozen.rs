@@ -101,8 +101,8 @@ impl<K: Key, V: Data> FrozenSegments<K, V> {
         self.parts.into_iter().try_for_each(|p| {
             let keep = self.keep.as_ref();
             p.for_each(max_parallelism, since, keep, &mut |g, s| visit(g, &s.key, Some(&s.value)))?;
-            let mut removed = since.into_iter().flat_map(|since| p.removed(since));
-            removed.try_for_each(|key| visit(key_group(key.key_hash(), max_parallelism), key, None))
+            let mut gone = since.into_iter().flat_map(|since| p.gone(since, keep));
+            gone.try_for_each(|key| visit(key_group(key.key_hash(), max_parallelism), key, None))
         })
     }
 
@@ -131,6 +131,12 @@ impl<K: Key, V: Data> Part<K, V> {
                 layer.find(hash, key).is_none() && !self.layers.iter().take(above).any(|l| l.covers(hash, key))
             })
         })
+    }
+
+    /// Keys that were removed, or written and are not kept: what an earlier snapshot says of either does not hold any more.
+    fn gone<'a>(&'a self, since: u32, keep: Option<&'a Keep<V>>) -> impl Iterator<Item = &'a K> {
+        let left_out = keep.into_iter().flat_map(move |keep| self.slots(Some(since)).filter(move |s| !keep(&s.value)));
+        left_out.map(|s| &s.key).chain(self.removed(since))
     }
 
     fn for_each(
@@ -169,7 +175,7 @@ impl<K: Key, V: Data> Part<K, V> {
     ) -> Result<()> {
         self.for_each(max_parallelism, since, keep, &mut |group, s| out.entry(group, &s.key, &s.value))?;
         if let Some(since) = since {
-            self.removed(since).for_each(|key| out.removed(key_group(key.key_hash(), max_parallelism), key));
+            self.gone(since, keep).for_each(|key| out.removed(key_group(key.key_hash(), max_parallelism), key));
         }
         Ok(())
     }

@@ -269,6 +269,13 @@ impl<O: UnderTest> Driver<O> {
         }
     }
 
+    /// Event time comes on in one subtask alone: what inputs that were idle say may be merged in another order elsewhere.
+    pub fn watermark_of(&mut self, subtask: usize, watermark: i64) {
+        let s = &mut self.subtasks[subtask];
+        s.operator.on_watermark(watermark, &mut s.out).unwrap();
+        finish(&mut s.operator, &mut s.out);
+    }
+
     /// Sets the clock; calls those that want it.
     pub fn clock(&mut self, now: i64) {
         self.clock.set(now);

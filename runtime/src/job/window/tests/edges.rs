@@ -1,13 +1,14 @@
 //! Edges: window bounds, lateness 0, the last watermark, times before 1970 and at the ends of time, missing timestamps.
-use super::driver::{Driver, LATE, Rec, listing, run_once, selector};
+use super::driver::{Driver, LATE, MAX_PARALLELISM, Rec, listing, run_once, selector};
 use crate::data::Key;
 use crate::dataflow::{Batch, Output};
 use crate::error::ErrorCode;
+use crate::graph::{key_group, key_group_range};
 use crate::job::keyed_stages::KeyedOperator;
 use crate::job::window::assigner::{Aligned, Global, Session, Sliding, TimeDomain, Tumbling, Windows};
 use crate::job::window::function::{Aggregate, ReduceWindow};
 use crate::job::window::operator::{Spec, WindowOperator};
-use crate::job::window::trigger::{DefaultTrigger, EventTime, ProcessingTime};
+use crate::job::window::trigger::{DefaultTrigger, EventTime, ProcessingTime, Purging};
 use crate::state::AggregateFunction;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -200,4 +201,84 @@ fn a_job_that_goes_on_after_its_drained_end_does_not_find_everything_late() {
         d.clock(100);
         assert_eq!(d.take(), (vec![(1, 0, 10, vec![2], 9)], vec![]));
     }
+}
+
+/// Keys of two subtasks.
+fn keys() -> [u64; 2] {
+    [0, 1].map(|subtask| {
+        let groups = key_group_range(subtask, 2, MAX_PARALLELISM);
+        (0..99u64).find(|k| groups.contains(&key_group(k.key_hash(), MAX_PARALLELISM))).unwrap()
+    })
+}
+
+#[test]
+fn a_record_that_was_late_in_its_subtask_is_late_after_a_rescale_too() {
+    let [a, b] = keys();
+    for lateness in [0, 5] {
+        let mut d = Driver::new(spec(Tumbling::of(ms(10)), lateness), EVENT, 2);
+        d.records(&[((a, 1), 12), ((b, 2), 12)]);
+        d.watermark_of(0, 20);
+        d.watermark_of(1, 12);
+        assert_eq!(d.take().0, [(a, 10, 20, vec![1], 19)]);
+        d.restore(1);
+        d.watermark(12);
+        d.records(&[((a, 3), 14), ((b, 4), 14)]);
+        let expected = match lateness {
+            0 => (vec![], vec![((a, 3), 14)]),
+            _ => (vec![(a, 10, 20, vec![1, 3], 19)], vec![]),
+        };
+        assert_eq!(d.take(), expected, "lateness {lateness}");
+        d.watermark(19);
+        assert_eq!(d.take(), (vec![(b, 10, 20, vec![2, 4], 19)], vec![]), "lateness {lateness}");
+    }
+}
+
+#[test]
+fn a_window_with_a_trigger_that_was_over_in_its_subtask_is_over_after_a_rescale_too() {
+    let [a, b] = keys();
+    let tumbling = || Driver::new(spec(Tumbling::of(ms(10)), 0), Purging(EventTime), 2);
+    let sessions = || Driver::new(spec(Session::with_gap(ms(8)), 0), Purging(EventTime), 2);
+    for (mut d, end) in [(tumbling(), 20), (sessions(), 22)] {
+        d.records(&[((a, 1), 12), ((b, 2), 12)]);
+        d.watermark_of(0, 22);
+        d.watermark_of(1, 12);
+        assert_eq!(d.take().0.len(), 1);
+        d.restore(1);
+        d.watermark(12);
+        d.records(&[((a, 3), 14), ((b, 4), 14)]);
+        assert_eq!(d.take(), (vec![], vec![((a, 3), 14)]), "{end}");
+        d.watermark(30);
+        assert_eq!(d.take().0.iter().map(|f| (f.0, f.3.clone())).collect::<Vec<_>>(), [(b, vec![2, 4])], "{end}");
+    }
+}
+
+#[test]
+fn a_drained_end_leaves_nothing_of_what_was_restored_before_it() {
+    let mut d = Driver::new(spec(Tumbling::of(ms(10)), 0), EVENT, 2);
+    d.records(&[((1, 1), 0)]);
+    d.watermark(50);
+    d.take();
+    d.restore(1);
+    d.watermark(i64::MAX);
+    d.restore(1);
+    d.records(&[((1, 2), 0)]);
+    d.watermark(100);
+    assert_eq!(d.take(), (vec![(1, 0, 10, vec![2], 9)], vec![]));
+}
+
+#[test]
+fn time_by_the_clock_goes_on_from_where_it_was_for_any_key() {
+    let [a, _] = keys();
+    let windows = Tumbling::of(ms(10)).processing_time();
+    let mut d = Driver::new(spec(windows, 0), DefaultTrigger(TimeDomain::ProcessingTime), 2);
+    d.clock(5);
+    d.records(&[((a, 1), 0)]);
+    d.clock(10);
+    assert_eq!(d.take().0, [(a, 0, 10, vec![1], 9)]);
+    d.clock(3);
+    d.restore(1);
+    d.records(&[((a, 2), 0)]);
+    d.clock(10);
+    d.clock(20);
+    assert_eq!(d.take(), (vec![(a, 10, 20, vec![2], 19)], vec![]));
 }
