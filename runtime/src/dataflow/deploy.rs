@@ -171,7 +171,7 @@ impl RunningAttempt {
         self.tasks.iter().map(|t| (t.id, &t.metrics))
     }
 
-    /// Ends all tasks at their next await and waits until they are gone; they emit no event any more.
+    /// Ends all tasks at their next await and waits until they are gone and no upload writes; they emit no event any more.
     pub async fn cancel(self) {
         for t in &self.tasks {
             t.handle.abort();
@@ -179,6 +179,7 @@ impl RunningAttempt {
         for t in self.tasks {
             let _ = t.handle.await;
         }
+        self.uploader.end().await;
     }
 }
 

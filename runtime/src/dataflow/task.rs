@@ -56,6 +56,10 @@ pub trait Uploader: Send + Sync {
     fn completed(&self, _id: CheckpointId) {}
     /// The checkpoint will never complete; its files are deleted.
     fn aborted(&self, _id: CheckpointId) {}
+    /// The tasks are gone: gives up what is under way, and is done when nobody writes any more.
+    fn end(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 }
 
 /// What a task needs from its taskmanager.

@@ -352,7 +352,7 @@ impl Store {
         self.writer = Some(writer.clone());
         let storage = storage.clone();
         tokio::spawn(async move {
-            if let Err(e) = shell::sweep(&storage, &writer).await {
+            if let Err(e) = shell::sweep(&storage, &writer, writer.attempt).await {
                 tracing::warn!(error = %e, "what earlier attempts left behind was not swept");
             }
         });
@@ -394,9 +394,10 @@ impl Store {
             return Ok(TerminalInfo { status, log_index: None, kept: Vec::new(), reason, at });
         };
         let policy = self.config.checkpoint.retention;
-        // no later attempt may come to do it: what a fenced one wrote since this one swept at its claim
-        if let Err(e) = shell::sweep(storage, writer).await {
-            tracing::warn!(error = %e, "what earlier attempts left behind was not swept");
+        // no later attempt may come to do it: what a fenced one wrote since this one swept at its claim, and what a checkpoint
+        // left that was under way when the tasks were told to end
+        if let Err(e) = shell::sweep(storage, writer, Attempt(writer.attempt.0 + 1)).await {
+            tracing::warn!(error = %e, "what attempts left behind was not swept");
         }
         let (appended, terminal, delete) = shell::terminate(writer, policy, status, reason, at).await?;
         shell::delete_dropped(storage, &appended.view, &delete).await;

@@ -34,13 +34,23 @@ pub struct StorageUploader {
     stored: Stored,
     /// By checkpoint under way: set when it was aborted, so that nobody writes on for nothing.
     given_up: Mutex<BTreeMap<CheckpointId, Arc<AtomicBool>>>,
+    /// Each upload holds it for reading.
+    under_way: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl StorageUploader {
     /// `restore`: what the tasks start from.
     pub fn new(storage: Option<Storage>, plan: Arc<JobGraph>, restore: &[(TaskId, TaskRestore)]) -> Self {
         let stored = Arc::new(Mutex::new(stored::restored(restore)));
-        Self { storage, plan, nonce: Nonce::random(), chains: Chains::default(), stored, given_up: Mutex::default() }
+        Self {
+            storage,
+            plan,
+            nonce: Nonce::random(),
+            chains: Chains::default(),
+            stored,
+            given_up: Mutex::default(),
+            under_way: Arc::default(),
+        }
     }
 }
 
@@ -62,7 +72,9 @@ impl Uploader for StorageUploader {
         let (storage, nonce, chains) = (self.storage.clone(), self.nonce, self.chains.clone());
         let all_stored = self.stored.clone();
         let given_up = self.given_up().entry(barrier.id).or_default().clone();
+        let under_way = self.under_way.clone();
         Box::pin(async move {
+            let _under_way = under_way.read_owned().await;
             let mut snapshot = TaskSnapshot::default();
             for (operator, lists) in parts.lists {
                 snapshot.operators.entry(operator).or_default().lists = lists;
@@ -132,6 +144,11 @@ impl Uploader for StorageUploader {
         }
         lock(&self.chains).values_mut().for_each(|c| c.aborted(id));
         lock(&self.stored).values_mut().for_each(|s| s.aborted(id));
+    }
+
+    fn end(&self) -> BoxFuture<'_, ()> {
+        self.given_up().values().for_each(|flag| flag.store(true, Ordering::Relaxed));
+        Box::pin(async { drop(self.under_way.write().await) })
     }
 }
 

@@ -11,6 +11,7 @@ use super::storage::{Put, Storage};
 use crate::error::{Error, ErrorCode, Result};
 use std::collections::BTreeSet;
 use weir_api::config::Retention;
+use weir_api::ids::Attempt;
 use weir_api::status::TerminalStatus;
 
 /// A start that was compared with its snapshot.
@@ -189,12 +190,13 @@ pub async fn delete(storage: &Storage, directories: &[String]) {
     }
 }
 
-/// Deletes what attempts before the writer's left behind. Returns directories and shared files.
-pub async fn sweep(storage: &Storage, writer: &LogWriter) -> Result<Vec<String>> {
+/// Deletes what attempts before `current` left behind: before the writer's, or, when none of its tasks is there any more, its
+/// own, too. Returns directories and shared files.
+pub async fn sweep(storage: &Storage, writer: &LogWriter, current: Attempt) -> Result<Vec<String>> {
     let folders = storage.list_folders("").await?;
     let view = writer.view().await;
-    let mut left = retention::sweep(&view, writer.attempt, &folders);
-    for savepoint in retention::unnamed_savepoints(&view, writer.attempt, &folders) {
+    let mut left = retention::sweep(&view, current, &folders);
+    for savepoint in retention::unnamed_savepoints(&view, current, &folders) {
         // its manifest is written last: one that has it is a user's, whether its entry was cleaned up or never came
         if storage.get(&format!("{savepoint}/{FILE}")).await?.is_none() {
             left.push(savepoint);
@@ -205,14 +207,13 @@ pub async fn sweep(storage: &Storage, writer: &LogWriter) -> Result<Vec<String>>
     if !names.is_empty() {
         let live = live_files(storage, &view).await?;
         let live = live.iter().filter_map(|f| f.strip_prefix(SHARED)?.strip_prefix('/')).collect();
-        let files = retention::sweep_shared(&live, writer.attempt, names);
+        let files = retention::sweep_shared(&live, current, names);
         let files: Vec<String> = files.into_iter().map(|n| format!("{SHARED}/{n}")).collect();
         delete_files(storage, files.clone()).await;
         left.extend(files);
     }
     storage.sweep_staged("log", |_| true).await?;
-    // taskmanagers of this attempt are other processes that live
-    let current = writer.attempt;
+    // taskmanagers of the current attempt are other processes that live
     storage.sweep_staged(SHARED, move |name| retention::is_before(name, current)).await?;
     Ok(left)
 }

@@ -129,7 +129,7 @@ async fn checkpoints_are_published_retained_restored_and_ended() {
     assert_eq!(task["in"].lists[SPLITS], [Bytes64(vec![4])]);
     assert_eq!(j.storage.read(&task["legs"].keyed[0].file).await.unwrap(), "state 4");
     assert_eq!(j.folders("chk-").await, 3);
-    assert_eq!(sweep(&j.storage, &w2).await.unwrap().len(), 1);
+    assert_eq!(sweep(&j.storage, &w2, w2.attempt).await.unwrap().len(), 1);
     assert_eq!(j.folders("chk-").await, 2);
     // the first one wakes up: its checkpoint does not come into being
     let late = j.snapshot(&w, 6, SnapshotKind::Checkpoint).await;
@@ -243,7 +243,7 @@ async fn a_later_attempt_sweeps_the_shared_files_that_nothing_refers_to() {
     std::fs::write(shared.join("chk-4-2-0.0.state#0000000000000000000171"), "half").unwrap();
     let (w2, _) = j.start().await;
     j.built_on(&w2, &[5]).await;
-    sweep(&j.storage, &w2).await.unwrap();
+    sweep(&j.storage, &w2, w2.attempt).await.unwrap();
     assert_eq!(j.shared().await, [1, 2, 5], "what the living attempt writes is not touched");
     let staged = |n: &str| shared.join(n).exists();
     assert!(!staged("chk-4-1-0.0.state#0000000000000000000170"));
@@ -252,7 +252,7 @@ async fn a_later_attempt_sweeps_the_shared_files_that_nothing_refers_to() {
     let path = w2.view().await.checkpoints().pop().unwrap().path;
     std::fs::write(j.dir.path().join("default/flights").join(&path).join(FILE), "{]").unwrap();
     let (w3, names) = (j.log_of_third(&w2).await, j.shared().await);
-    assert!(sweep(&j.storage, &w3).await.is_err());
+    assert!(sweep(&j.storage, &w3, w3.attempt).await.is_err());
     assert_eq!(j.shared().await, names);
 }
 
@@ -262,6 +262,10 @@ async fn the_end_of_a_job_that_keeps_nothing_leaves_no_shared_file() {
     let (w, _) = j.start().await;
     j.complete_built_on(&w, &[1]).await.unwrap();
     j.complete_built_on(&w, &[1, 2]).await.unwrap();
+    // of one that was under way
+    j.built_on(&w, &[3]).await;
+    assert_eq!(sweep(&j.storage, &w, w.attempt).await.unwrap().len(), 0, "its tasks may be there");
+    assert_eq!(sweep(&j.storage, &w, Attempt(w.attempt.0 + 1)).await.unwrap().len(), 2, "its folder and its file");
     let status = TerminalStatus::Finished;
     let (a, _, gone) = terminate(&w, Retention::RetainOnCancellation, status, String::new(), 0).await.unwrap();
     delete_dropped(&j.storage, &a.view, &gone).await;
@@ -295,7 +299,7 @@ async fn an_aborted_savepoint_of_a_lost_jobmanager_is_swept_and_a_complete_one_n
     j.storage.write(&format!("{unnamed}/{FILE}"), "{}").await.unwrap();
     let (w2, _) = j.start().await;
     let own = j.snapshot(&w2, 4, SnapshotKind::Savepoint).await.directory;
-    assert_eq!(sweep(&j.storage, &w2).await.unwrap(), [aborted]);
+    assert_eq!(sweep(&j.storage, &w2, w2.attempt).await.unwrap(), [aborted]);
     let mut left = j.storage.list_folders("").await.unwrap();
     left.retain(|f| f.starts_with("savepoint-"));
     left.sort();

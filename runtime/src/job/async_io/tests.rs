@@ -2,9 +2,11 @@
 use super::*;
 use crate::checkpoint::handles::SnapshotKind;
 use crate::connectors::{Collect, Generator};
-use crate::dataflow::harness::Harness;
+use crate::dataflow::Clock;
+use crate::dataflow::harness::{Harness, Setup};
 use crate::graph::LogicalGraph;
-use crate::job::{Job, ProcessFunction, WatermarkStrategy};
+use crate::job::{Job, KeyedProcessFunction, ProcessFunction, Timer, Timers, WatermarkStrategy};
+use crate::state::{KeyRef, KeyedTable};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 const N: u64 = 5000;
@@ -147,6 +149,74 @@ fn what_an_operator_emits_at_the_end_of_its_input_is_called_for_and_what_follows
             "chained {chained}: {got:?}"
         );
     }
+}
+
+/// Emits each record a second later.
+struct Later(Timers<u64>);
+impl KeyedProcessFunction for Later {
+    type Key = u64;
+    type In = u64;
+    type Out = u64;
+    fn states(&mut self) -> Vec<&mut dyn KeyedTable<u64>> {
+        vec![&mut self.0]
+    }
+    fn timers(&mut self) -> Option<&mut Timers<u64>> {
+        Some(&mut self.0)
+    }
+    fn process(&mut self, key: &KeyRef<'_, u64>, _: &u64, _: &mut Output<u64>) -> Result<()> {
+        let due = self.0.processing_time() + 1000;
+        self.0.register_processing_time(key, due);
+        Ok(())
+    }
+    fn on_timer(&mut self, key: &KeyRef<'_, u64>, _: &Timer, out: &mut Output<u64>) -> Result<()> {
+        out.push(*key.key);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_timer_asks_for_behind_the_end_of_the_input_is_answered_before_the_job_ends() {
+    let clock = Clock::manual(1000);
+    let setup = Setup { clock: clock.clone(), ..Setup::new(2) };
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let (asked, mut was_asked) = tokio::sync::mpsc::unbounded_channel();
+    let sink = Collect::new();
+    let (to, closed) = (sink.clone(), gate.clone());
+    let graph = graph(move |job| {
+        let call = move |i: u64| {
+            let (asked, gate) = (asked.clone(), closed.clone());
+            async move {
+                let _ = asked.send(());
+                gate.acquire().await?.forget();
+                Ok(vec![i])
+            }
+        };
+        let numbers = job.source("numbers", Generator::new(10, |i| i)).parallelism(1);
+        let later = numbers.key_by_value(|i| *i).process_function("later", || Later(Timers::new("timers")));
+        later.async_io("ask", AsyncOptions::unordered(100, LONG), call).sink("out", to);
+    });
+    block_on(async {
+        let mut h = Harness::start_with(graph, setup).await.unwrap();
+        h.sources_ended().await.unwrap();
+        // behind these the end has passed through all tasks, and the timers are seen
+        for now in [1000, 3000] {
+            clock.set(now);
+            let snapshot = h.snapshot(SnapshotKind::Checkpoint).await.unwrap();
+            h.complete(snapshot.0);
+        }
+        for _ in 0..10 {
+            was_asked.recv().await.unwrap();
+        }
+        let open = async {
+            // time for the last barrier to pass calls that it should wait for; it has no need of it
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            gate.add_permits(10);
+        };
+        tokio::join!(h.finish(), open).0.unwrap();
+    });
+    let mut got = sink.records();
+    got.sort_unstable();
+    assert_eq!(got, (0..10).collect::<Vec<_>>());
 }
 
 #[test]

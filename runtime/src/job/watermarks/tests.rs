@@ -190,3 +190,16 @@ fn records_without_timestamps_are_a_clear_error() {
     t.stage.process(&mut batch).unwrap();
     assert_eq!(t.take(), ["[1]", "w0"]);
 }
+
+#[test]
+fn only_sources_can_wait_for_each_other() {
+    use crate::connectors::{Collect, Generator};
+    let mut job = crate::job::Job::default();
+    let strategy = WatermarkStrategy::monotonous().timestamps(|i: &u64| *i as i64).alignment("g", ms(1));
+    let numbers = job.source("numbers", Generator::new(10, |i| i)).parallelism(1);
+    numbers.rebalance().watermarks(strategy).sink("out", Collect::new());
+    let start = crate::dataflow::harness::Harness::start(job.into_graph(), 2);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let e = runtime.block_on(start).map(drop).unwrap_err();
+    assert!(e.code == ErrorCode::Graph && e.message.contains("directly behind the source"), "{e}");
+}

@@ -96,6 +96,24 @@ async fn checkpoints_hold_what_changed_since_the_last_completed_one() {
 }
 
 #[tokio::test]
+async fn nothing_is_written_any_more_when_the_end_is_over() {
+    let mut s = subtask();
+    s.set(0..1000, 1);
+    // begun and not polled yet; and one that is polled to where it writes
+    let late = s.barrier(1, SnapshotKind::Checkpoint);
+    let mut early = s.barrier(2, SnapshotKind::Checkpoint);
+    let _ = futures::poll!(&mut early);
+    let end = s.uploader.end();
+    tokio::pin!(end);
+    assert!(futures::poll!(&mut end).is_pending(), "one is on its way");
+    let (early, ()) = tokio::join!(early, &mut end);
+    let written = s.storage.list_files("shared").await.unwrap();
+    assert_eq!(written.len(), usize::from(early.is_ok()), "{written:?}");
+    assert!(late.await.is_err());
+    assert_eq!(s.storage.list_files("shared").await.unwrap(), written);
+}
+
+#[tokio::test]
 async fn a_checkpoint_that_is_aborted_meanwhile_writes_nothing() {
     let mut s = subtask();
     s.set(0..1000, 1);
