@@ -225,11 +225,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
     }
     /// The clocks for a key with this hash.
     fn clocks(&self, hash: u64) -> Clocks {
-        let now = self.before.now_of(hash, self.now());
-        match self.time {
-            TimeDomain::EventTime => Clocks { watermark: now, ..self.clocks },
-            TimeDomain::ProcessingTime => Clocks { processing: now, ..self.clocks },
-        }
+        self.clocks.at(self.time, self.before.now_of(hash, self.now()))
     }
 
     /// Puts the key into the schedules if it must be looked at before they say so.

@@ -51,6 +51,13 @@ impl Clocks {
             TimeDomain::ProcessingTime => self.processing,
         }
     }
+    /// These, with one of them at `now`.
+    pub fn at(self, domain: TimeDomain, now: i64) -> Self {
+        match domain {
+            TimeDomain::EventTime => Self { watermark: now, ..self },
+            TimeDomain::ProcessingTime => Self { processing: now, ..self },
+        }
+    }
 }
 
 /// Trigger and window function of an operator, with the clocks: what happens to a slot.

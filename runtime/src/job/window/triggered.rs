@@ -151,11 +151,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
     }
     /// The clocks for a key with this hash.
     fn clocks(&self, hash: u64) -> Clocks {
-        let now = self.before.now_of(hash, self.now());
-        match self.time {
-            TimeDomain::EventTime => Clocks { watermark: now, ..self.clocks },
-            TimeDomain::ProcessingTime => Clocks { processing: now, ..self.clocks },
-        }
+        self.clocks.at(self.time, self.before.now_of(hash, self.now()))
     }
 
     fn schedule(&mut self, before: TriggerTimers, after: TriggerTimers, at: impl Fn() -> At<W::Key>) {
