@@ -34,6 +34,12 @@ pub trait SinkWriter<T>: Send + 'static {
     fn prepare_commit(&mut self, _checkpoint: CheckpointId) -> Result<Vec<Committable>> {
         Ok(Vec::new())
     }
+    /// Pre-commit for a savepoint beside which the job runs on: as [`Self::prepare_commit`], but what it returns must be there to
+    /// be committed as long as the savepoint is kept, also when an attempt that restored an earlier checkpoint has aborted, by
+    /// [`Sink::recover`], what this one left.
+    fn prepare_savepoint(&mut self, savepoint: CheckpointId) -> Result<Vec<Committable>> {
+        self.prepare_commit(savepoint)
+    }
     /// Bytes of its own in checkpoints, beside what is pending: restored behind [`Sink::writer`], before the first `write`; asked
     /// for behind each [`Self::prepare_commit`].
     fn raw_states(&mut self) -> Vec<&mut RawState> {

@@ -336,7 +336,10 @@ impl<T: Data, W: SinkWriter<T>> Stage<T> for SinkStage<T, W> {
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()> {
         match signal {
             Signal::Barrier { barrier, parts } => {
-                let pending = self.writer.prepare_commit(barrier.id)?;
+                let pending = match barrier.kind.commits() {
+                    true => self.writer.prepare_commit(barrier.id)?,
+                    false => self.writer.prepare_savepoint(barrier.id)?,
+                };
                 let lists = parts.lists.entry(self.operator.clone()).or_default();
                 lists.insert(PENDING.into(), pending.into_iter().map(Bytes64).collect());
                 freeze_raw(&self.operator, self.writer.raw_states(), parts);

@@ -1,5 +1,8 @@
 //! Names and life of the files that the file sink writes: open -> pending -> part, each step an atomic rename.
 //!
+//! What a savepoint names that commits nothing has a second name besides, which no sweep removes: the attempt that wrote it may fail
+//! before it commits it, and the savepoint is to be restored nevertheless. It goes with the commit.
+//!
 //! What is not committed has a name that starts with a dot and holds the attempt; a part's name follows from its pending
 //! file's alone, so whoever commits it, and however often, the result is the same.
 use crate::connectors::sink::{Committable, SinkContext};
@@ -21,6 +24,9 @@ pub(super) struct Pending {
     /// The folder that it lies in, absolute: a job that is given another output folder still commits there. Empty: the sink's.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub folder: String,
+    /// Its second name, while a savepoint holds it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kept: String,
 }
 
 impl Pending {
@@ -37,15 +43,17 @@ impl Pending {
         };
         let p: Self = serde_json::from_slice(bytes).map_err(|e| refuse(&e))?;
         let plain = |name: &str| !name.contains(['/', '\\', '\0']);
-        if plain(&p.pending) && plain(&p.part) && p.pending.starts_with(HIDDEN) && p.part.starts_with(PART) {
+        let kept = p.kept.is_empty() || (plain(&p.kept) && p.kept.starts_with(HIDDEN));
+        if plain(&p.pending) && plain(&p.part) && p.pending.starts_with(HIDDEN) && p.part.starts_with(PART) && kept {
             Ok(p)
         } else {
-            Err(refuse(&format_args!("it names {:?} and {:?}", p.pending, p.part)))
+            Err(refuse(&format_args!("it names {:?}, {:?} and {:?}", p.pending, p.part, p.kept)))
         }
     }
 }
 
 const HIDDEN: &str = ".weir-";
+const PENDING: &str = ".pending";
 const PART: &str = "part-";
 
 /// The files of one writer. `nonce` keeps runs that do not know of each other apart.
@@ -69,7 +77,11 @@ impl Names {
     }
     pub fn pending(&self, checkpoint: u64, n: u64) -> String {
         let Self { operator, attempt, subtask, nonce, .. } = self;
-        format!("{HIDDEN}{operator}-a{attempt}-s{subtask}-c{checkpoint}-{nonce:08x}-{n}.pending")
+        format!("{HIDDEN}{operator}-a{attempt}-s{subtask}-c{checkpoint}-{nonce:08x}-{n}{PENDING}")
+    }
+    /// The second name of a pending file.
+    pub fn kept(pending: &str) -> String {
+        format!("{}.savepoint", pending.trim_end_matches(PENDING))
     }
     /// At the end of the tasks: a process that was silent for long may have written on after this attempt swept at its start.
     /// Everything of earlier attempts that is in a snapshot was committed then.
@@ -100,7 +112,7 @@ fn attempt_of(name: &str, operator: &str) -> Option<u64> {
     let rest = name.strip_prefix(HIDDEN)?.strip_prefix(operator)?.strip_prefix("-a")?;
     let (rest, pending) = match rest.strip_suffix(".open") {
         Some(rest) => (rest, false),
-        None => (rest.strip_suffix(".pending")?, true),
+        None => (rest.strip_suffix(PENDING)?, true),
     };
     let mut pieces = rest.split('-');
     let attempt = number(pieces.next()?)?;
@@ -195,6 +207,18 @@ impl Folder {
         renamed.map_err(|e| self.error("rename", &format!("{from} to {to}"), &e))
     }
 
+    /// Gives a pending file its second name.
+    pub fn keep(&self, p: &Pending) -> Result<()> {
+        let (from, to) = (self.path.join(&p.pending), self.path.join(&p.kept));
+        let kept = self.step().and_then(|()| match fs::hard_link(&from, &to) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+            // not every file system has links
+            Err(_) => fs::copy(&from, &to).and_then(|_| File::open(&to)?.sync_all()),
+        });
+        kept.map_err(|e| self.error("keep for a savepoint", &p.pending, &e))
+    }
+
     /// Makes renames and new names durable.
     pub fn sync(&self) -> Result<()> {
         self.step()
@@ -209,21 +233,28 @@ impl Folder {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(self.error("look at", name, &e)),
         };
+        let mut from = &p.pending;
+        let mut found = there(from)?;
+        if found.is_none() && !p.kept.is_empty() {
+            from = &p.kept;
+            found = there(from)?;
+        }
         let dir = self.path.display();
-        match (there(&p.pending)?, there(&p.part)?) {
+        match (found, there(&p.part)?) {
             (None, Some(_)) => Ok(()),
-            (Some(n), None) if n == p.bytes => match self.rename(&p.pending, &p.part) {
-                Err(e) => {
-                    // another committer may have been faster
-                    if there(&p.pending)?.is_none() && there(&p.part)?.is_some() { Ok(()) } else { Err(e) }
-                }
-                Ok(()) => Ok(()),
+            // a second name whose first was committed
+            (Some(_), Some(_)) if *from == p.kept => self.remove(from),
+            (Some(n), None) if n == p.bytes => match self.rename(from, &p.part) {
+                // another committer may have been faster
+                Err(e) if there(from)?.is_some() || there(&p.part)?.is_none() => Err(e),
+                _ if p.kept.is_empty() => Ok(()),
+                _ => self.remove(&p.kept),
             },
             (Some(n), None) => Err(Error::external(
                 ErrorCode::Io,
                 format!(
-                    "{dir}/{} has {n} bytes, but {} were written before its checkpoint: the file is damaged",
-                    p.pending, p.bytes
+                    "{dir}/{from} has {n} bytes, but {} were written before its checkpoint: the file is damaged",
+                    p.bytes
                 ),
             )),
             (Some(_), Some(_)) => Err(Error::external(
@@ -307,6 +338,7 @@ mod tests {
             "{\"checkpoint\":1,\"pending\":\".weir-x\",\"part\":\"../part-1\",\"bytes\":1}",
             "{\"checkpoint\":1,\"pending\":\"/etc/passwd\",\"part\":\"part-1\",\"bytes\":1}",
             "{\"checkpoint\":1,\"pending\":\".weir-x\",\"part\":\".bashrc\",\"bytes\":1}",
+            "{\"checkpoint\":1,\"pending\":\".weir-x\",\"part\":\"part-1\",\"bytes\":1,\"kept\":\"notes.txt\"}",
         ] {
             assert!(Pending::decode(bad.as_bytes()).unwrap_err().message.contains("was the sink replaced"), "{bad}");
         }
@@ -317,8 +349,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::new(dir.path().to_path_buf());
         let n = names("out");
-        let p =
-            Pending { checkpoint: 9, pending: n.pending(9, 0), part: n.part(9, 0), bytes: 3, folder: String::new() };
+        let (pending, part) = (n.pending(9, 0), n.part(9, 0));
+        let p = Pending { checkpoint: 9, pending, part, bytes: 3, folder: String::new(), kept: String::new() };
         let e = folder.commit(&p).unwrap_err().message;
         assert!(e.contains("neither") && e.contains("checkpoint 9") && e.contains("same folder"), "{e}");
         fs::write(dir.path().join(&p.pending), "ab").unwrap();

@@ -6,6 +6,7 @@ use crate::dataflow::Batch;
 use crate::error::{Error, ErrorCode, Result};
 use crate::observe::TaskMetrics;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -20,7 +21,9 @@ const BUFFER: usize = 256 << 10;
 ///
 /// Files appear when the checkpoint that holds their records is complete: each checkpoint with records gives one file per
 /// subtask, or several by [`max_part_bytes`](Self::max_part_bytes). What is not committed has a name that starts with a dot;
-/// what a failure left behind is gone after the next start. Sorted by name, files are in the order of the checkpoints. All
+/// what a failure left behind is gone after the next start, but for the files `.weir-*.savepoint` that a savepoint names whose output
+/// no checkpoint has committed: they may go with the savepoint. To restore one repeats what was written since it was taken, its own output included if the job has
+/// failed in between. Sorted by name, files are in the order of the checkpoints. All
 /// taskmanagers must see the same folder. A folder may serve several sinks of one job, but not several jobs.
 #[derive(Debug, Clone)]
 pub struct FileSink {
@@ -86,6 +89,7 @@ impl<T: Data + Serialize> Sink<T> for FileSink {
             open: None,
             full: Vec::new(),
             pending: Vec::new(),
+            savepoints: BTreeSet::new(),
             metrics: cx.metrics.clone(),
         })
     }
@@ -103,6 +107,8 @@ pub struct FileWriter {
     /// Files of this checkpoint that reached their size.
     full: Vec<Target>,
     pending: Vec<Pending>,
+    /// Those that hold some of what is pending.
+    savepoints: BTreeSet<CheckpointId>,
     metrics: TaskMetrics,
 }
 
@@ -263,6 +269,7 @@ impl FileWriter {
                 part: self.names.part(c, n),
                 bytes: target.written,
                 folder: self.folder.absolute(),
+                kept: String::new(),
             };
             self.folder.rename(&self.names.open(n), &pending.pending)?;
             self.pending.push(pending);
@@ -304,6 +311,28 @@ impl<T: Serialize> SinkWriter<T> for FileWriter {
         self.pending.iter().map(Pending::encode).collect()
     }
 
+    fn prepare_savepoint(&mut self, savepoint: CheckpointId) -> Result<Vec<Committable>> {
+        self.seal(savepoint)?;
+        for p in self.pending.iter_mut().filter(|p| p.kept.is_empty()) {
+            p.kept = Names::kept(&p.pending);
+            self.folder.keep(p)?;
+        }
+        if !self.pending.is_empty() {
+            self.folder.sync()?;
+            self.savepoints.insert(savepoint);
+        }
+        self.pending.iter().map(Pending::encode).collect()
+    }
+
+    fn aborted(&mut self, checkpoint: CheckpointId) -> Result<()> {
+        if self.savepoints.remove(&checkpoint) && self.savepoints.is_empty() {
+            for p in &mut self.pending {
+                self.folder.remove(&std::mem::take(&mut p.kept))?;
+            }
+        }
+        Ok(())
+    }
+
     fn commit(&mut self, checkpoint: CheckpointId) -> Result<()> {
         let due = |p: &Pending| p.checkpoint <= checkpoint.0;
         if !self.pending.iter().any(due) {
@@ -312,6 +341,7 @@ impl<T: Serialize> SinkWriter<T> for FileWriter {
         self.pending.iter().filter(|p| due(p)).try_for_each(|p| self.folder.commit(p))?;
         self.folder.sync()?;
         self.pending.retain(|p| !due(p));
+        self.savepoints = self.savepoints.split_off(&checkpoint);
         Ok(())
     }
 

@@ -136,6 +136,59 @@ fn an_aborted_checkpoint_goes_with_a_later_one() {
     assert_eq!(visible(dir.path()), ["1\n", "2\n", "3\n"]);
 }
 
+fn savepoint(w: &mut FileWriter, id: u64) -> Result<Vec<Committable>> {
+    SinkWriter::<u64>::prepare_savepoint(w, CheckpointId(id))
+}
+
+#[test]
+fn a_savepoint_outlives_the_attempt_that_took_it() {
+    let dir = TempDir::new().unwrap();
+    let sink = FileSink::json_lines(dir.path());
+    let mut w = writer::<u64>(&sink, 0, 1);
+    write(&mut w, vec![1u64]).unwrap();
+    let checkpoint = prepare(&mut w, 1).unwrap();
+    commit(&mut w, 1).unwrap();
+    write(&mut w, vec![2u64]).unwrap();
+    prepare(&mut w, 2).unwrap();
+    SinkWriter::<u64>::aborted(&mut w, CheckpointId(2)).unwrap();
+    write(&mut w, vec![3u64]).unwrap();
+    let saved = [savepoint(&mut w, 3).unwrap(), savepoint(&mut w, 4).unwrap()];
+    killed(w, 4);
+    // the next attempt goes on from the checkpoint, and fails as well
+    recover(&sink, 2, &checkpoint).unwrap();
+    assert_eq!(visible(dir.path()), ["1\n"]);
+    killed(writer::<u64>(&sink, 0, 2), 2);
+    for (attempt, saved) in (3..).zip(&saved) {
+        recover(&sink, attempt, saved).unwrap();
+        assert_eq!(visible(dir.path()), ["1\n", "2\n", "3\n"]);
+    }
+    assert_eq!(names(dir.path()).1, Vec::<String>::new());
+}
+
+#[test]
+fn second_names_go_with_the_commit_or_the_savepoint() {
+    let dir = TempDir::new().unwrap();
+    let sink = FileSink::json_lines(dir.path());
+    let mut w = writer::<u64>(&sink, 0, 1);
+    let hidden = || names(dir.path()).1.len();
+    write(&mut w, vec![1u64]).unwrap();
+    let saved = savepoint(&mut w, 1).unwrap();
+    let failed = savepoint(&mut w, 2).unwrap();
+    assert_eq!((saved.len(), failed.len(), hidden()), (1, 1, 2));
+    SinkWriter::<u64>::aborted(&mut w, CheckpointId(2)).unwrap();
+    assert_eq!(hidden(), 2, "the first one still holds it");
+    commit(&mut w, 3).unwrap();
+    assert_eq!((visible(dir.path()), hidden()), (vec!["1\n".to_owned()], 0));
+    write(&mut w, vec![2u64]).unwrap();
+    savepoint(&mut w, 4).unwrap();
+    SinkWriter::<u64>::aborted(&mut w, CheckpointId(4)).unwrap();
+    assert_eq!(hidden(), 1, "only the pending file");
+    commit(&mut w, 5).unwrap();
+    // what the job has committed since need not be committed again
+    recover(&sink, 2, &saved).unwrap();
+    assert_eq!((visible(dir.path()).len(), hidden()), (2, 0));
+}
+
 #[test]
 fn files_are_rolled_by_size() {
     for (sink, header) in [(FileSink::json_lines as fn(PathBuf) -> FileSink, 0), (FileSink::csv, 0)] {
@@ -241,8 +294,9 @@ fn senseless_folders_and_records_are_named() {
     assert!(e.contains("cannot write a record as CSV"), "{e}");
 }
 
-/// A job in small: a source of the numbers below `RECORDS`, dealt to the writers, snapshots in memory. `die` counts the
-/// changes on disk until the process is killed; at 0 all further ones fail. Returns whether it came to its end.
+/// A job in small: a source of the numbers below `RECORDS`, dealt to the writers, snapshots in memory; each third one is a
+/// savepoint. `die` counts the changes on disk until the process is killed; at 0 all further ones fail. Returns whether it came to
+/// its end.
 const RECORDS: u64 = 12;
 struct Job {
     sink: FileSink,
@@ -252,6 +306,7 @@ struct Job {
     /// Of the last completed checkpoint.
     position: u64,
     pending: Vec<Committable>,
+    savepoints: Vec<Vec<Committable>>,
 }
 
 impl Job {
@@ -279,6 +334,13 @@ impl Job {
             let checkpoint = self.next_checkpoint;
             self.next_checkpoint += 1;
             let mut pending = Vec::new();
+            if checkpoint.is_multiple_of(3) {
+                for w in &mut writers {
+                    pending.extend(savepoint(w, checkpoint)?);
+                }
+                self.savepoints.push(pending);
+                continue;
+            }
             for w in &mut writers {
                 pending.extend(prepare(w, checkpoint)?);
             }
@@ -310,13 +372,19 @@ impl Job {
 fn crash(kills: &[(u32, bool, i64)]) -> bool {
     let dir = TempDir::new().unwrap();
     let sink = FileSink::json_lines(dir.path());
-    let mut job = Job { sink, dir, attempt: 0, next_checkpoint: 1, position: 0, pending: Vec::new() };
+    let mut job =
+        Job { sink, dir, attempt: 0, next_checkpoint: 1, position: 0, pending: Vec::new(), savepoints: Vec::new() };
     let ended = kills.iter().any(|&(p, completes, die)| job.run(p, completes, die));
     if !ended {
         assert!(job.run(3, true, i64::MAX), "the last attempt must come to its end");
     }
     assert_eq!(job.numbers(), (0..RECORDS).collect::<Vec<_>>());
-    assert_eq!(names(job.dir.path()).1, Vec::<String>::new(), "orphans");
+    let is_kept = |n: &String| n.ends_with(".savepoint");
+    assert!(names(job.dir.path()).1.iter().all(is_kept), "orphans");
+    // whatever came behind it, each savepoint can be restored; what it commits may be there from another attempt as well
+    for saved in &job.savepoints {
+        recover(&job.sink, 100, saved).unwrap();
+    }
     ended
 }
 
