@@ -26,6 +26,7 @@ mod cache;
 mod changes;
 mod frozen;
 mod layer;
+mod lines;
 mod restore;
 mod segment;
 #[cfg(test)]
@@ -37,7 +38,7 @@ pub use restore::Shard;
 use crate::data::{Data, Key};
 use frozen::Part;
 use hashbrown::hash_table::Entry;
-use layer::{Layer, Slot, Table, Written, spin};
+use layer::{Layer, Slot, Table, Written, spin, with_room};
 use segment::Segment;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -146,7 +147,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         Self {
             depth: 0,
             directory: vec![0],
-            segments: vec![Segment::with_room(Table::new(), 0, split_at)],
+            segments: vec![Segment::with_room(Table::default(), 0, split_at)],
             split_at,
             len: 0,
             epoch: 0,
@@ -400,7 +401,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         let upper = |key: &K| is_upper(key.key_hash());
         let old = std::mem::take(&mut self.segments[at].top);
         let ones = old.table.iter().filter(|s| upper(&s.key)).count();
-        let room = |n: usize| if n == 0 { Table::new() } else { Table::with_capacity(n.max(self.split_at)) };
+        let room = |n: usize| with_room(if n == 0 { 0 } else { n.max(self.split_at) });
         let (mut low, mut high) = (room(old.table.len() - ones), room(ones));
         for slot in old.table {
             let half = if upper(&slot.key) { &mut high } else { &mut low };

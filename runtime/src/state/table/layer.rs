@@ -1,5 +1,6 @@
 //! What a segment is made of: slots with the epoch of their last write, keys that were removed, and frozen layers that lie
 //! under the one that is written to.
+use super::lines::Lines;
 use crate::data::{Data, Key};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -20,7 +21,12 @@ pub(super) fn spin(hash: u64) -> u64 {
     hash.rotate_left(32)
 }
 
-pub(super) type Table<K, V> = HashTable<Slot<K, V>>;
+pub(super) type Table<K, V> = HashTable<Slot<K, V>, Lines>;
+
+/// An empty table with room for so many entries.
+pub(super) fn with_room<K, V>(entries: usize) -> Table<K, V> {
+    Table::with_capacity_in(entries, Lines)
+}
 
 /// Which entries of a layer were written lately, so that a snapshot of few changes need not look at all entries.
 #[derive(Clone)]
@@ -101,7 +107,7 @@ pub(super) struct Layer<K, V> {
 
 impl<K, V> Default for Layer<K, V> {
     fn default() -> Self {
-        Self { table: Table::new(), removed: None, newest: 0, written: Written::unknown() }
+        Self { table: Table::default(), removed: None, newest: 0, written: Written::unknown() }
     }
 }
 

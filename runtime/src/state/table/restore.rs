@@ -1,6 +1,6 @@
 //! Filling a table from snapshots on several threads: a table for each stretch of the hashes, which together become one.
 use super::SegmentedTable;
-use super::layer::Table;
+use super::layer::{Table, with_room};
 use super::segment::Segment;
 use crate::data::{Data, Key};
 use crate::graph::key_group;
@@ -32,7 +32,7 @@ impl<K: Key, V: Data> Shard<K, V> {
         let first = (prefix << (depth - self.bits)) as usize;
         for slot in first..first + (1 << (depth - self.bits)) {
             table.directory[slot] = table.segments.len() as u32;
-            let room = if entries == 0 { Table::new() } else { Table::with_capacity(table.split_at) };
+            let room = with_room(if entries == 0 { 0 } else { table.split_at });
             table.segments.push(Segment::with_room(room, depth, table.split_at));
         }
     }
@@ -89,7 +89,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
             let base = segments.len() as u32;
             let Some(shard) = shards.next_if(|s| s.prefix == prefix) else {
                 // nobody's key groups, or another subtask's
-                segments.push(Segment::with_room(Table::new(), bits, self.split_at));
+                segments.push(Segment::with_room(Table::default(), bits, self.split_at));
                 directory.resize(directory.len() + (1 << (depth - bits)), base);
                 continue;
             };

@@ -1,5 +1,5 @@
 //! A segment: the layer that is written to, and what lies frozen under it after a barrier.
-use super::layer::{Layer, Layers, Slot, Table, Written, live};
+use super::layer::{Layer, Layers, Slot, Table, Written, live, with_room};
 use crate::data::{Data, Key};
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ impl<K: Key, V: Data> Segment<K, V> {
         if let Some(under) = self.under.take() {
             self.top = match Arc::try_unwrap(under.bottom) {
                 Ok(layer) => layer,
-                Err(shared) => Layer { table: Table::with_capacity(shared.table.len()), ..Layer::default() },
+                Err(shared) => Layer { table: with_room(shared.table.len()), ..Layer::default() },
             };
         }
         self.top.written = Written::since(epoch, self.split_at);
