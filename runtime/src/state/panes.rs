@@ -173,7 +173,12 @@ impl<K: Key, V: Data> KeyedTable<K> for PaneState<K, V> {
     fn freeze(&mut self) -> Box<dyn FrozenTable> {
         let backed = self.freezes_backed();
         let floor = self.backing.as_ref().map_or_else(|| self.history.floor.load(Ordering::Relaxed), |b| b.flushed());
+        let before = self.dropped.len();
         self.dropped.retain(|d| d.1 > floor);
+        if self.dropped.len() < before && backed.is_none() {
+            // the floor may go back: the chain that completes last need not be the one that was written last
+            self.history.complete_since = self.history.complete_since.max(floor);
+        }
         if self.dropped.len() > MOST_DROPPED && backed.is_none() {
             self.dropped.clear();
             self.history.complete_since = self.history.epoch;

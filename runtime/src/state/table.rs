@@ -336,14 +336,27 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         let most = segment.split_at / 2;
         // while a layer lies under it, a removal also hides what that layer says
         if segment.under.is_none() && !self.keeps_removals && segment.top.removals() >= most {
-            segment.top.forget_removed(self.floor.load(Ordering::Relaxed));
+            let floor = self.forgets_up_to();
+            let segment = &mut self.segments[at];
+            segment.top.forget_removed(floor);
             if segment.top.removals() > most / 2 {
                 segment.top.removed = None;
                 self.complete_since = self.epoch;
                 return;
             }
         }
-        segment.top.note_removed(hash, key, self.epoch);
+        self.segments[at].top.note_removed(hash, key, self.epoch);
+    }
+
+    /// Removals up to this epoch may be forgotten from here on: snapshots say so.
+    fn forgets_up_to(&mut self) -> u32 {
+        if self.keeps_removals {
+            return 0;
+        }
+        let floor = self.floor.load(Ordering::Relaxed);
+        // it may go back: the chain that completed last may begin before that of the one which completed before it
+        self.complete_since = self.complete_since.max(floor);
+        floor
     }
 
     /// Index of the segment that takes a write of `key`: its upper layer has room for one more entry, and has the one of
@@ -367,9 +380,11 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
             if let Some(under) = &segment.under {
                 let (cost, full) = (segment.merge_cost(), len >= segment.split_at);
                 let released = under.released();
-                if full || (released && cost <= self.credit) {
+                // what costs more than can be saved up is moved when all is saved up
+                if full || (released && cost.min(MOST_CREDIT) <= self.credit) {
                     self.credit = self.credit.saturating_sub(cost);
-                    segment.merge();
+                    let floor = self.forgets_up_to();
+                    self.segments[at].merge(floor);
                     continue;
                 }
                 segment.lift(hash, key);
@@ -465,13 +480,14 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
 
     /// The table as it is now, shared with the live one until either lets go.
     pub fn freeze(&mut self) -> FrozenSegments<K, V> {
+        let floor = self.forgets_up_to();
         let history = History { epoch: self.epoch, complete_since: self.complete_since, floor: self.floor.clone() };
         self.epoch += 1;
         let mut parts = Vec::with_capacity(self.segments.len());
         let mut slot = 0;
         while let Some(&at) = self.directory.get(slot) {
             let segment = &mut self.segments[at as usize];
-            if let Some(layers) = segment.share(self.epoch) {
+            if let Some(layers) = segment.share(self.epoch, floor) {
                 let first_hash = (slot as u64) << 1 << (63 - self.depth);
                 let last_hash = first_hash | u64::MAX.checked_shr(segment.depth).unwrap_or(0);
                 parts.push(Part { first_hash, last_hash, layers });

@@ -26,7 +26,8 @@ enum Step {
         later: bool,
     },
     Savepoint,
-    Complete,
+    /// The last that was written completes, or one so many before it.
+    Complete(usize),
     Abort,
 }
 
@@ -37,7 +38,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0u8..12).prop_map(Step::Clear),
         6 => any::<bool>().prop_map(|later| Step::Barrier { later }),
         1 => Just(Step::Savepoint),
-        6 => Just(Step::Complete),
+        6 => (0usize..3).prop_map(Step::Complete),
         2 => Just(Step::Abort),
     ];
     prop::collection::vec(step, 1..50)
@@ -170,7 +171,7 @@ proptest! {
                     let handle = KeyedHandle { file, deltas: vec![], key_groups: 0..MAX, entries: 1, format: FileFormat::Canonical };
                     prop_assert_eq!(s.restore(Some(&handle), parallelism), s.states.contents(&s.keys));
                 }
-                Step::Complete => if let Some((id, _)) = s.written.last_key_value() {
+                Step::Complete(before) => if let Some((id, _)) = s.written.iter().nth_back(before) {
                     s.increments.completed(CheckpointId(*id));
                 },
                 Step::Abort => if let Some((id, _)) = s.written.pop_last() {

@@ -235,6 +235,22 @@ proptest! {
     }
 }
 
+/// With several checkpoints under way, the one that completes last may go on from an older base than the one before it.
+#[test]
+fn a_pane_that_was_forgotten_as_dropped_is_not_told_to_be_known_when_the_floor_goes_back() {
+    let mut state = Panes::new("p");
+    state.own(0..4);
+    let pane = state.open(0);
+    *state.upsert_with(pane, &KeyRef::of(&1), || 0) += 1;
+    let history = state.freeze().history().unwrap().clone();
+    state.remove_first(1);
+    assert_eq!((history.epoch, state.freeze().history().unwrap().epoch), (0, 1));
+    history.floor.store(1, Ordering::Relaxed);
+    state.freeze();
+    history.floor.store(0, Ordering::Relaxed);
+    assert_eq!(state.freeze().history().unwrap().complete_since, 1, "the drop of epoch 1 is forgotten");
+}
+
 #[test]
 fn a_pane_that_did_not_change_is_not_written_again() {
     let mut state = Panes::new("p");

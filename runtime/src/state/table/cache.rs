@@ -71,7 +71,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
             if segment.under.as_ref().is_some_and(|u| !u.released()) {
                 continue;
             }
-            segment.merge();
+            segment.merge(0);
             // what is written from here on need not be prepared
             segment.top.newest = self.epoch;
             let top = &mut segment.top;

@@ -177,6 +177,8 @@ impl<K: Key, V: Data> Layer<K, V> {
             removed.retain(|e| e.1 > until);
             if removed.is_empty() {
                 self.removed = None;
+            } else if removed.len() < removed.capacity() / 4 && removed.capacity() > 64 {
+                removed.shrink_to(removed.len() * 2, |e| spin(e.0.key_hash()));
             }
         }
     }

@@ -66,11 +66,12 @@ impl<K: Key, V: Data> Segment<K, V> {
         if under == 0 && self.top.is_empty() { 0 } else { under + self.top.table.len() + self.top.removals() }
     }
 
-    /// Makes one layer of all; copies those that a snapshot still reads.
-    pub fn merge(&mut self) {
+    /// Makes one layer of all, without removals up to epoch `forget`; copies those that a snapshot still reads.
+    pub fn merge(&mut self, forget: u32) {
         if let Some(under) = self.under.take() {
             let mut all = under.merged();
             all.absorb(std::mem::take(&mut self.top));
+            all.forget_removed(forget);
             self.top = all;
             self.limit = self.split_at;
         }
@@ -87,7 +88,8 @@ impl<K: Key, V: Data> Segment<K, V> {
     }
 
     /// Freezes what is there; none if there is nothing. Later writes are of epoch `next` or a later one.
-    pub fn share(&mut self, next: u32) -> Option<Layers<K, V>> {
+    /// Removals up to epoch `forget` may be forgotten.
+    pub fn share(&mut self, next: u32, forget: u32) -> Option<Layers<K, V>> {
         if self.top.is_empty() {
             if self.under.is_none() {
                 self.top.newest = next;
@@ -95,7 +97,7 @@ impl<K: Key, V: Data> Segment<K, V> {
             return self.under.clone();
         }
         if self.under.as_ref().is_some_and(|u| u.upper.len() >= MOST_LAYERS) {
-            self.merge();
+            self.merge(forget);
         }
         self.limit = 0;
         let mut frozen = std::mem::take(&mut self.top);

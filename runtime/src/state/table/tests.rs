@@ -300,3 +300,54 @@ fn few_changes_are_told_from_memory() {
     assert_eq!(told(&mut table, second).len(), expected.len() + 1);
     assert_eq!(told(&mut table, first).len() as u64, n - 1);
 }
+
+/// With several checkpoints under way, the one that completes last may go on from an older base than the one before it.
+#[test]
+fn removals_that_were_forgotten_are_not_told_to_be_known_when_the_floor_goes_back() {
+    let mut table = SegmentedTable::<u64, u64>::with_split_at(64);
+    (0..60u64).for_each(|k| *table.upsert(k.key_hash(), &k) = k);
+    let first = table.freeze();
+    let (floor, epoch) = (first.history().floor.clone(), first.history().epoch);
+    drop(first);
+    (0..20u64).for_each(|k| _ = table.remove(k.key_hash(), &k));
+    let second = table.freeze().history().epoch;
+    assert_eq!((epoch, second), (0, 1));
+    floor.store(second, Ordering::Relaxed);
+    (20..50u64).for_each(|k| _ = table.remove(k.key_hash(), &k));
+    assert_eq!(table.segments(), 1);
+    assert!(table.removals() < 50, "some are forgotten");
+    floor.store(epoch, Ordering::Relaxed);
+    assert_eq!(table.freeze().history().complete_since, second);
+}
+
+/// The removals of one snapshot's time may be more than a segment ever has entries.
+#[test]
+fn keys_that_come_and_go_while_a_snapshot_is_written_leave_nothing_behind() {
+    let mut table = SegmentedTable::<u64, u64>::with_split_at(64);
+    let come_and_go = |table: &mut SegmentedTable<u64, u64>, keys: std::ops::Range<u64>| {
+        for k in keys {
+            *table.upsert(k.key_hash(), &k) = k;
+            assert_eq!(table.remove(k.key_hash(), &k), Some(k));
+        }
+    };
+    *table.upsert(1u64.key_hash(), &1) = 1;
+    let frozen = table.freeze();
+    come_and_go(&mut table, 2..5002);
+    drop(frozen);
+    come_and_go(&mut table, 6000..6100);
+    assert!(table.removals() <= 64, "{}", table.removals());
+    assert_eq!((table.len(), table.get(1u64.key_hash(), &1)), (1, Some(&1)));
+
+    // snapshots that are always under way: what the oldest that counts has seen goes when layers become one
+    let mut under_way = std::collections::VecDeque::new();
+    for round in 0..40u64 {
+        under_way.push_back(table.freeze());
+        if under_way.len() > 2 {
+            under_way.pop_front();
+        }
+        let history = under_way[0].history();
+        history.floor.store(history.epoch, Ordering::Relaxed);
+        come_and_go(&mut table, 10_000 + round * 100..10_100 + round * 100);
+    }
+    assert!(table.removals() <= 1200, "{}", table.removals());
+}
