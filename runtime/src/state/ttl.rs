@@ -6,7 +6,7 @@ use super::frozen::Named;
 use super::key_map::KeyMap;
 use super::store::{Column, StateStore};
 use crate::checkpoint::handles::StateKind;
-use crate::data::{Data, DecodeError, Key, Type, put_len, take_len};
+use crate::data::{Data, DecodeError, Field, Key, Type, put_len, take_len};
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,7 +126,9 @@ impl<V: Data> Data for Timed<V> {
         Ok(Self { at: i64::decode(input)?, value: V::decode(input)? })
     }
     fn type_of() -> Type {
-        Type::Tuple(vec![Type::I64, V::type_of()])
+        let field = |name: &str, ty| Field { name: name.into(), ty };
+        // no type of a user has this name: a state with a time-to-live is of another type than one of pairs
+        Type::Struct { name: "time-to-live".into(), fields: vec![field("at", Type::I64), field("value", V::type_of())] }
     }
 }
 

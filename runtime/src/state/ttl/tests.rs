@@ -294,3 +294,21 @@ fn a_value_that_has_expired_does_not_come_back_as_what_it_was_in_an_earlier_snap
     restore("o", &(0..8), 8, NotDeclared::Refuse, &[&[&base, &changes]], &mut [&mut again]).unwrap();
     assert_eq!(still.iter().filter(|k| again.get(&KeyRef::of(k)).is_some()).count(), 0);
 }
+
+/// They are encoded alike.
+#[test]
+fn a_state_of_pairs_is_not_taken_for_one_with_times() {
+    fn refused(mut from: impl KeyedTable<u16>, mut into: impl KeyedTable<u16>) {
+        let (file, _) = file(&mut from, None);
+        let e = restore("o", &(0..8), 8, NotDeclared::Refuse, &[&[&file]], &mut [&mut into]).unwrap_err();
+        assert_eq!(e.code, crate::error::ErrorCode::Incompatible);
+        assert!(e.message.contains("(i64, i32)") && e.message.contains("time-to-live"), "{e}");
+    }
+    let pairs = || ValueState::<u16, (i64, i32)>::new("s");
+    let times = || ValueState::<u16, i32>::with_ttl("s", ttl(false, true));
+    refused(pairs(), times());
+    refused(times(), pairs());
+    refused(ListState::<u16, (i64, i32)>::new("s"), ListState::<u16, i32>::with_ttl("s", ttl(false, true)));
+    let times = MapState::<u16, u8, i32>::with_ttl("s", ttl(false, true));
+    refused(times, MapState::<u16, u8, (i64, i32)>::new("s"));
+}
