@@ -183,6 +183,12 @@ pub(super) fn parse_trailer(
             let (Some(groups), Some(stop), Some(state)) = (groups, stop, state) else {
                 return Err(bad(&format!("a block of {stored} bytes at byte {at} with key groups from {first}")));
             };
+            // an entry has the length of its key, if nothing else
+            if entries > raw_len || (meta.compression == Compression::None && raw_len != stored) {
+                return Err(bad(&format!(
+                    "a block of {stored} bytes at byte {at} with {entries} entries in {raw_len} bytes"
+                )));
+            }
             blocks.push(Block { state, removals: of & 1 == 1, at: at..stop, groups, raw_len, entries, crc32c });
             at = stop;
         }

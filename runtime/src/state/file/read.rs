@@ -11,6 +11,9 @@ use std::ops::Range;
 
 /// The first read takes so many bytes from the end, which holds footer and trailer of all but the largest files.
 const TAIL: u64 = 256 << 10;
+/// Room is made for no more than so many entries for each byte, however well they are said to be compressed.
+const DENSEST: u64 = 8;
+
 /// A file that can be read in ranges.
 pub trait ReadAt: Send + Sync {
     /// For messages: path or URL.
@@ -105,10 +108,13 @@ impl<'a> SnapshotFile<'a> {
         Ok(Self { file, meta, blocks })
     }
 
-    /// Entries of a state, without removals, in the blocks that hold one of these key groups.
+    /// Entries of a state, without removals, in the blocks that hold one of these key groups; no more than a file of this size
+    /// can have, whatever it says.
     pub fn entries_of(&self, state: usize, groups: &Range<u32>) -> u64 {
         let of = |b: &&Block| b.state as usize == state && !b.removals && b.overlaps(groups);
-        self.blocks.iter().filter(of).map(|b| b.entries).sum()
+        let entries =
+            self.blocks.iter().filter(of).map(|b| b.entries.min((b.at.end - b.at.start).saturating_mul(DENSEST)));
+        entries.fold(0, u64::saturating_add)
     }
 
     pub fn name(&self) -> &str {
@@ -119,7 +125,8 @@ impl<'a> SnapshotFile<'a> {
     }
     /// Entries of one of [`SnapshotMeta::states`], without removals.
     pub fn entries(&self, state: usize) -> u64 {
-        self.blocks.iter().filter(|b| b.state as usize == state && !b.removals).map(|b| b.entries).sum()
+        let of = self.blocks.iter().filter(|b| b.state as usize == state && !b.removals);
+        of.map(|b| b.entries).fold(0, u64::saturating_add)
     }
 
     /// Calls `entry` with each entry of a state in the blocks that hold one of `groups`: those that are there, or those

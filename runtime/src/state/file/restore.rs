@@ -174,7 +174,8 @@ impl Fill<'_> {
 
     /// About so many will be there.
     fn entries(&self, groups: &Range<u32>) -> u64 {
-        self.sources.iter().filter(|s| !s.changes).map(|s| s.file.entries_of(s.state, groups)).sum()
+        let whole = self.sources.iter().filter(|s| !s.changes);
+        whole.map(|s| s.file.entries_of(s.state, groups)).fold(0, u64::saturating_add)
     }
 
     fn on_threads(&self, shards: Vec<Box<dyn RestoreShard>>, threads: usize) -> Result<Vec<Box<dyn RestoreShard>>> {

@@ -348,3 +348,37 @@ fn an_error_of_the_receiver_ends_the_writing() {
     });
     assert_eq!((e.unwrap_err().message.as_str(), calls), ("the disk is full", 1));
 }
+
+/// Whoever can write a file can write its checksums: what it says of itself must not make a reader allocate without bounds.
+#[test]
+fn a_file_cannot_claim_more_entries_than_it_has_bytes() {
+    use super::blocks::Block;
+    let claims = |compression, raw_len: u64, entries: u64| {
+        let bytes = [0; 100];
+        let mut meta = meta(0..128, 128);
+        meta.compression = compression;
+        meta.states = vec![KeyedTable::<Str>::descriptor(&ValueState::<Str, Legs>::new("legs")).clone()];
+        let block = |n: u64| Block {
+            state: 0,
+            removals: false,
+            at: 16 + n * 50..66 + n * 50,
+            groups: (0, 127),
+            raw_len,
+            entries,
+            crc32c: crc32c::crc32c(&bytes[..50]),
+        };
+        let trailer = format::trailer(&meta, &[block(0), block(1)]).unwrap();
+        InMemory { name: "forged".into(), bytes: [&format::head()[..], &bytes, &trailer].concat().into() }
+    };
+    let refused = |file: InMemory| SnapshotFile::open(&file).err().unwrap().message.contains("entries in");
+    assert!(SnapshotFile::open(&claims(Compression::None, 50, 50)).is_ok());
+    assert!(refused(claims(Compression::None, 50, 51)));
+    assert!(refused(claims(Compression::None, 1 << 60, 1 << 60)));
+    assert!(refused(claims(Compression::Zstd, 100, 101)));
+    let file = claims(Compression::Zstd, u64::MAX >> 1, u64::MAX >> 1);
+    let open = SnapshotFile::open(&file).unwrap();
+    assert!(open.entries_of(0, &(0..128)) < 1000, "that much may be reserved");
+    assert_eq!(open.entries(0), u64::MAX - 1);
+    let e = read(&[file], 0..128, 128).map(|_| ()).unwrap_err();
+    assert!(e.message.contains("cannot be decompressed"), "{e}");
+}
