@@ -17,8 +17,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use weir_api::config::{StateBackend, StateConfig};
 
-/// A snapshot that was begun is given so long to bring its changes into the store, before a task that needs memory fails.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// A store that has to tidy up before it can take more changes is given so long for that.
+#[cfg_attr(not(feature = "rocksdb"), allow(dead_code))]
+pub const MERGE_PATIENCE: Duration = Duration::from_secs(300);
+
+/// A snapshot that was begun is given so long to bring its changes into the store, before a task that needs memory fails: time
+/// for the store to tidy up, and to take the changes then.
+const PATIENCE: Duration = MERGE_PATIENCE.saturating_add(Duration::from_secs(120));
 
 /// Keeps the entries of one operator subtask's states.
 pub trait StateStore: Send + Sync {
@@ -279,15 +284,20 @@ impl Turns {
     }
     /// Waits until nobody is before this place.
     pub fn wait(&self, ticket: &Ticket) -> Result<()> {
-        let before = |s: &mut TurnState| s.waiting.first().is_some_and(|first| *first < ticket.number);
-        let waited = self.ended.wait_timeout_while(self.lock(), PATIENCE, before);
-        match waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
-            false => Ok(()),
-            true => Err(Error::external(
-                ErrorCode::Storage,
-                format!("the snapshot before did not bring its changes to the state's store within {PATIENCE:?}"),
-            )),
+        let mut state = self.lock();
+        // each of those before has its own time
+        while let Some(first) = state.waiting.first().copied().filter(|first| *first < ticket.number) {
+            let waited = self.ended.wait_timeout_while(state, PATIENCE, |s| s.waiting.contains(&first));
+            let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            if timeout.timed_out() {
+                return Err(Error::external(
+                    ErrorCode::Storage,
+                    format!("the snapshot before did not bring its changes to the state's store within {PATIENCE:?}"),
+                ));
+            }
+            state = guard;
         }
+        Ok(())
     }
 }
 

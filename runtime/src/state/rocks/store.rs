@@ -10,7 +10,7 @@ use crate::graph::key_group;
 use crate::state::backing::Backed;
 use crate::state::snapshot::FrozenTable;
 use crate::state::store::{
-    Column, Expired, KeyList, KeyParts, LocalFiles, ObjectMemory, StateStore, Turns, namespace_bytes,
+    Column, Expired, KeyList, KeyParts, LocalFiles, MERGE_PATIENCE, ObjectMemory, StateStore, Turns, namespace_bytes,
 };
 use rocksdb::{DB, Options, ReadOptions};
 use std::ops::Range;
@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 
 /// So many files that overlap slow down every read: changes wait until some are merged.
 const MOST_OVERLAPPING: u64 = 24;
-const MERGE_PATIENCE: Duration = Duration::from_secs(300);
 
 /// The store of one operator subtask.
 pub struct RocksStore {
