@@ -58,6 +58,19 @@ struct Subtask {
 }
 
 impl Subtask {
+    fn new(options: WriteOptions) -> Self {
+        Self {
+            states: States::new(),
+            keys: (0..120).map(name).collect(),
+            options,
+            increments: Increments::default(),
+            files: BTreeMap::new(),
+            frozen: None,
+            written: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
     fn barrier(&mut self, later: bool) {
         self.upload();
         self.next += 1;
@@ -137,16 +150,9 @@ proptest! {
         steps in steps(), zstd in any::<bool>(), block in 1usize..3000, threads in 0usize..3, parallelism in 1u32..5,
     ) {
         let compression = if zstd { Compression::Zstd } else { Compression::None };
-        let mut s = Subtask {
-            states: States::new(),
-            keys: (0..120).map(name).collect(),
-            options: WriteOptions { block, chunk: block * 3, compression, level: 1, threads, ..WriteOptions::default() },
-            increments: Increments::default(),
-            files: BTreeMap::new(),
-            frozen: None,
-            written: BTreeMap::new(),
-            next: 0,
-        };
+        let mut s = Subtask::new(WriteOptions {
+            block, chunk: block * 3, compression, level: 1, threads, ..WriteOptions::default()
+        });
         for step in steps {
             match step {
                 Step::Records(records) => records.iter().for_each(|(k, x)| s.states.record(&name(*k), (*x).into())),
@@ -184,6 +190,37 @@ proptest! {
             prop_assert_eq!(&s.restore(handle.as_ref(), parallelism), contents, "checkpoint {}", id);
         }
     }
+}
+
+/// Two bases under way at once: the chain that goes on completes after the other one, and is older than it.
+#[test]
+fn a_removal_is_not_lost_when_an_older_chain_goes_on() {
+    let mut s = Subtask::new(WriteOptions::default());
+    let record = |s: &mut Subtask, keys: std::ops::Range<u16>| keys.for_each(|k| s.states.record(&name(k), 3));
+    let complete = |s: &mut Subtask, id| s.increments.completed(CheckpointId(id));
+    (0..20).for_each(|_| record(&mut s, 0..120));
+    s.barrier(false);
+    s.states.all().into_iter().for_each(|state| assert_eq!(state.len(), 120));
+    s.states.legs.clear(&KeyRef::of(&name(5)));
+    s.barrier(false);
+    complete(&mut s, 1);
+    record(&mut s, 10..12);
+    s.barrier(false);
+    complete(&mut s, 2);
+    record(&mut s, 10..12);
+    s.barrier(false);
+    // the removal is older than the base of the last completed one
+    record(&mut s, 10..12);
+    complete(&mut s, 3);
+    s.barrier(false);
+    complete(&mut s, 5);
+    record(&mut s, 10..12);
+    s.barrier(false);
+    for (id, (handle, contents)) in &s.written {
+        assert_eq!(&s.restore(handle.as_ref(), 2), contents, "checkpoint {id}");
+    }
+    let files = |id: u64| s.written[&id].0.iter().flat_map(|h| h.files()).map(|f| f.path.as_str()).collect::<Vec<_>>();
+    assert_eq!([files(3), files(5)], [vec!["shared/1", "shared/3"], vec!["shared/1", "shared/3", "shared/5"]]);
 }
 
 #[test]
