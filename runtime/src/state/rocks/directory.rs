@@ -2,6 +2,7 @@
 use super::failed;
 use crate::error::Result;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,10 +36,13 @@ impl Root {
         sweep(&below);
         // another process may have had this id in another container
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let path = below.join(format!("{NAME}{}-{:x}", std::process::id(), since.as_nanos()));
-        fs::create_dir(&path).map_err(fail)?;
-        let lock = File::create(path.join(LOCK)).map_err(fail)?;
-        lock.try_lock().map_err(|e| failed("lock a folder", &path, e))?;
+        let name = format!("{NAME}{}-{:x}", std::process::id(), since.as_nanos());
+        // it has its name when it is locked, so that nobody takes it for one that was left behind
+        let (unlocked, path) = (below.join(format!("new-{name}")), below.join(name));
+        fs::create_dir(&unlocked).map_err(fail)?;
+        let lock = File::create(unlocked.join(LOCK)).map_err(fail)?;
+        lock.try_lock().map_err(|e| failed("lock a folder", &unlocked, e))?;
+        fs::rename(&unlocked, &path).map_err(fail)?;
         let root = Self { path, _lock: Arc::new(lock) };
         roots.push((below, root.clone()));
         Ok(root)
@@ -83,8 +87,12 @@ fn sweep(below: &Path) {
         if !entry.file_name().to_string_lossy().starts_with(NAME) {
             continue;
         }
-        // without the lock file, it is being made at this moment
-        let gone = File::open(path.join(LOCK)).is_ok_and(|f| f.try_lock().is_ok());
+        // locked as long as it is being removed; without the lock file, somebody was killed while he removed it
+        let lock = File::open(path.join(LOCK));
+        let gone = match &lock {
+            Ok(file) => file.try_lock().is_ok(),
+            Err(e) => e.kind() == ErrorKind::NotFound,
+        };
         if gone {
             tracing::info!(path = %path.display(), "removes the state of a process that is gone");
             let _ = fs::remove_dir_all(&path);

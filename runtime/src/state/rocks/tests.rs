@@ -458,11 +458,17 @@ fn folders_of_processes_that_are_gone_are_removed_and_others_stay() {
     std::fs::create_dir(&alive).unwrap();
     let lock = std::fs::File::create(alive.join("lock")).unwrap();
     lock.lock().unwrap();
+    let half = dir.path().join("weir-rocksdb-3-0");
+    std::fs::create_dir_all(half.join("legs-0")).unwrap();
     std::fs::create_dir(dir.path().join("something-else")).unwrap();
     let root = Root::open(dir.path().to_str()).unwrap();
     let folder = root.folder("a/b c").unwrap();
     let path = folder.path().to_owned();
     assert!(path.is_dir() && !gone.exists() && alive.exists() && dir.path().join("something-else").exists());
+    assert!(!half.exists(), "its removal was not finished");
+    let own = std::fs::File::open(path.parent().unwrap().join("lock")).unwrap();
+    assert!(own.try_lock().is_err(), "others see that this process lives");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
     drop(folder);
     assert!(!path.exists());
 }
