@@ -137,7 +137,7 @@ impl<K: Key, V: Data> Named<K, V> {
             b.settled = flushed;
             table.settled(flushed);
         }
-        match b.share.set(len * b.entry) {
+        match b.share.set((len + table.removals_at_most()) * b.entry) {
             Some(limit) => self.shrink(limit),
             None => Ok(()),
         }
@@ -146,28 +146,31 @@ impl<K: Key, V: Data> Named<K, V> {
     #[cold]
     fn shrink(&mut self, limit: usize) -> Result<()> {
         let Self { table, backing: Some(b), .. } = self else { return Ok(()) };
-        let before = table.len();
         let target = limit / 100 * SHRINK_TO / b.entry.max(1);
         let flushed = b.column.flushed();
+        table.forget_settled(flushed);
+        let taken = table.len() + table.removals_at_most();
+        let before = table.len();
         // what was not used since the store was told last, then whatever the store has
         table.evict(flushed.saturating_sub(1), flushed, target, &mut b.cursor);
         table.evict(flushed, flushed, target, &mut b.cursor);
         b.complete &= table.len() == before;
         // a snapshot on its way to the store may have a little more room, so that the task need not wait for it
-        let later = !b.store.turns().is_idle() && before * b.entry < 2 * limit;
-        if table.len() > target && !later {
+        let later = !b.store.turns().is_idle() && taken * b.entry < 2 * limit;
+        if table.len() + table.removals_at_most() > target && !later {
             let store = b.store.clone();
             let frozen = self.freeze();
             store.flush(vec![frozen])?;
             let Self { table, backing: Some(b), .. } = self else { return Ok(()) };
             let flushed = b.column.flushed();
+            table.forget_settled(flushed);
             let before = table.len();
             table.evict(flushed.saturating_sub(1), flushed, target, &mut b.cursor);
             table.evict(flushed, flushed, target, &mut b.cursor);
             b.complete &= table.len() == before;
         }
         if let Some(b) = &mut self.backing {
-            b.share.set(self.table.len() * b.entry);
+            b.share.set((self.table.len() + self.table.removals_at_most()) * b.entry);
         }
         Ok(())
     }

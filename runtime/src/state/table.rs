@@ -81,6 +81,8 @@ pub struct SegmentedTable<K, V> {
     credit: usize,
     /// It is a cache: the store must hear of each removal.
     keeps_removals: bool,
+    /// Removed keys that are remembered, or a few more.
+    removed: usize,
 }
 
 /// The only segment of a table, during one batch.
@@ -155,6 +157,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
             floor: Arc::default(),
             credit: 0,
             keeps_removals: false,
+            removed: 0,
         }
     }
 
@@ -345,7 +348,8 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
                 return;
             }
         }
-        self.segments[at].top.note_removed(hash, key, self.epoch);
+        let top = &mut self.segments[at].top;
+        self.removed += usize::from(top.note_removed(hash, key, self.epoch));
     }
 
     /// Removals up to this epoch may be forgotten from here on: snapshots say so.
@@ -466,7 +470,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         for segment in &mut self.segments {
             segment.empty(self.epoch);
         }
-        self.len = 0;
+        (self.len, self.removed) = (0, 0);
         self.complete_since = self.epoch;
     }
 

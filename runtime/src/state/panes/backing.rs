@@ -28,10 +28,9 @@ pub(super) struct Away {
     partial: bool,
     /// Segment that let entries go last.
     cursor: usize,
-    /// Bytes of an entry in memory, and the table's length when that was measured; keys that were remembered as removed then.
+    /// Bytes of an entry in memory, and the table's length when that was measured.
     entry: usize,
     measured: usize,
-    removals: usize,
 }
 
 impl Away {
@@ -85,12 +84,7 @@ fn decode<T: Data>(state: &str, mut bytes: &[u8]) -> Result<T> {
 impl<K: Key, V: Data> Pane<K, V> {
     /// About so many bytes does it take in memory.
     fn bytes(&self) -> usize {
-        (self.table.len() + self.away.removals) * self.away.entry
-    }
-    /// The store has what was written and removed up to this epoch.
-    fn settled(&mut self, flushed: u32) {
-        self.table.settled(flushed);
-        self.away.removals = self.table.removals();
+        (self.table.len() + self.table.removals_at_most()) * self.away.entry
     }
 }
 
@@ -265,13 +259,12 @@ impl<K: Key, V: Data> PaneState<K, V> {
             if p.away.entry == 0 || p.table.len() > 2 * p.away.measured + SAMPLE || again == Some(at) {
                 p.away.measured = p.table.len();
                 p.away.entry = entry_bytes(&p.table, b.batches as usize);
-                p.away.removals = p.table.removals();
             }
         }
         let flushed = b.column.flushed();
         if flushed > b.settled {
             b.settled = flushed;
-            panes.iter_mut().for_each(|p| p.settled(flushed));
+            panes.iter_mut().for_each(|p| p.table.settled(flushed));
         }
         b.partial = panes.iter().any(|p| p.away.partial);
         match b.share.set(panes.iter().map(Pane::bytes).sum()) {
@@ -289,6 +282,8 @@ impl<K: Key, V: Data> PaneState<K, V> {
         let Some(b) = &self.backing else { return Ok(()) };
         let store = b.store.clone();
         let target = limit / 100 * SHRINK_TO;
+        let flushed = b.column.flushed();
+        self.panes.iter_mut().for_each(|p| p.table.forget_settled(flushed));
         let before = self.bytes();
         self.evict(target);
         // a snapshot on its way to the store may have a little more room, so that the task need not wait for it
@@ -299,7 +294,7 @@ impl<K: Key, V: Data> PaneState<K, V> {
             store.flush(vec![frozen])?;
             if let Some(b) = &self.backing {
                 let flushed = b.column.flushed();
-                self.panes.iter_mut().for_each(|p| p.settled(flushed));
+                self.panes.iter_mut().for_each(|p| p.table.forget_settled(flushed));
             }
             self.evict(target);
         }

@@ -491,6 +491,42 @@ fn what_the_database_refuses_is_an_error_with_the_folder_and_nothing_is_lost() {
     assert_eq!(back.states.value.get(&KeyRef::of(&name(3))), Some(&1));
 }
 
+/// A function that sets and clears a key for each record has no entries, but what it removed is remembered until the store knows.
+#[test]
+fn keys_that_come_and_go_between_two_barriers_take_no_more_memory_than_there_is() {
+    use crate::checkpoint::handles::StateKind;
+    use crate::data::Key;
+    const LIMIT: usize = 40_000;
+    let place = Place::new(LIMIT);
+    let s = place.subtask(0, 1, &[]).unwrap();
+    let store: Arc<dyn StateStore> = s.store.clone();
+    let mut plain = super::super::frozen::Named::<u64, u64>::new("plain", StateKind::Value);
+    plain.attach(&store, true, None).unwrap();
+    let mut panes = PaneState::<u64, u64>::new("panes");
+    panes.attach(&store, true).unwrap();
+    panes.open(7);
+    let (mut most, flushed) = (0, |s: &Named| s.backing.as_ref().unwrap().column.flushed());
+    type Named = super::super::frozen::Named<u64, u64>;
+    for k in 0..20_000u64 {
+        let hash = k.key_hash();
+        for table in [&mut plain.table, panes.table(0)] {
+            table.upsert(hash, &k);
+            assert_eq!(table.remove(hash, &k), Some(0));
+        }
+        if k % 100 == 99 {
+            plain.settle().unwrap();
+            panes.settle().unwrap();
+            most = most.max(plain.table.removals()).max(panes.table(0).removals());
+        }
+    }
+    assert!(most * size_of::<(u64, u32)>() < LIMIT, "{most} removed keys");
+    assert!(flushed(&plain) < 200, "it is flushed when it is full, not all the time: {} times", flushed(&plain));
+    // and they are gone
+    plain.want(5u64.key_hash(), &5);
+    plain.load().unwrap();
+    assert_eq!(plain.table.get(5u64.key_hash(), &5), None);
+}
+
 #[test]
 fn a_checkpoint_of_another_job_is_refused() {
     let place = Place::new(1 << 30);

@@ -5,6 +5,7 @@
 //! was flushed last. What is older may leave.
 use super::SegmentedTable;
 use super::layer::{Slot, spin};
+use super::segment::Segment;
 use crate::data::{Data, Key};
 
 impl<K: Key, V: Data> SegmentedTable<K, V> {
@@ -47,7 +48,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         if self.remove(hash, key).is_none() {
             let at = self.writable(hash, key);
             let epoch = self.epoch;
-            self.segments[at].top.note_removed(hash, key.clone(), epoch);
+            self.removed += usize::from(self.segments[at].top.note_removed(hash, key.clone(), epoch));
         }
     }
 
@@ -71,6 +72,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
             if segment.under.as_ref().is_some_and(|u| !u.released()) {
                 continue;
             }
+            let removals = segment.removals();
             segment.merge(0);
             // what is written from here on need not be prepared
             segment.top.newest = self.epoch;
@@ -79,6 +81,7 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
             top.table.retain(|s| s.epoch > older.min(flushed));
             top.forget_removed(flushed);
             self.len -= before - top.table.len();
+            self.removed = self.removed.saturating_sub(removals - top.removals());
             if top.table.len() < top.table.capacity() / 4 && top.table.capacity() > 64 {
                 top.table.shrink_to(top.table.len() * 2, |s| spin(s.key.key_hash()));
             }
@@ -90,11 +93,30 @@ impl<K: Key, V: Data> SegmentedTable<K, V> {
         for segment in self.segments.iter_mut().filter(|s| s.under.is_none()) {
             segment.top.forget_removed(flushed);
         }
+        self.removed = self.removals();
+    }
+
+    /// As [`Self::settled`], also where a snapshot has let go of layers that lie under others.
+    pub fn forget_settled(&mut self, flushed: u32) {
+        for segment in &mut self.segments {
+            let released = segment.under.as_ref().is_some_and(|u| u.released());
+            if released && segment.removals() > 0 {
+                segment.merge(0);
+                // what is written from here on need not be prepared
+                segment.top.newest = self.epoch;
+            }
+        }
+        self.settled(flushed);
+    }
+
+    /// Removed keys that are remembered, or a few more: in no time.
+    pub fn removals_at_most(&self) -> usize {
+        self.removed
     }
 
     /// Removed keys that are remembered.
     pub fn removals(&self) -> usize {
-        self.segments.iter().flat_map(|s| s.layers()).map(|l| l.removals()).sum()
+        self.segments.iter().map(Segment::removals).sum()
     }
 
     /// Entries whose hash is not less than the first, and less than the second (none: to the end); whole segments are passed over.

@@ -162,14 +162,20 @@ impl<K: Key, V: Data> Layer<K, V> {
     pub fn covers(&self, hash: u64, key: &K) -> bool {
         self.find(hash, key).is_some() || self.has_removed(hash, key)
     }
-    /// The key is gone since this epoch.
-    pub fn note_removed(&mut self, hash: u64, key: K, epoch: u32) {
+    /// The key is gone since this epoch. False: it was noted before.
+    pub fn note_removed(&mut self, hash: u64, key: K, epoch: u32) -> bool {
+        self.newest = self.newest.max(epoch);
         let removed = self.removed.get_or_insert_default();
         match removed.entry(spin(hash), |e| e.0.same_key(&key), |e| spin(e.0.key_hash())) {
-            Entry::Occupied(e) => e.into_mut().1 = epoch,
-            Entry::Vacant(e) => _ = e.insert((key, epoch)),
+            Entry::Occupied(e) => {
+                e.into_mut().1 = epoch;
+                false
+            }
+            Entry::Vacant(e) => {
+                e.insert((key, epoch));
+                true
+            }
         }
-        self.newest = self.newest.max(epoch);
     }
     /// Forgets removals up to this epoch.
     pub fn forget_removed(&mut self, until: u32) {

@@ -60,6 +60,11 @@ impl<K: Key, V: Data> Segment<K, V> {
         live(self.layers(), None)
     }
 
+    /// Removed keys that are remembered.
+    pub fn removals(&self) -> usize {
+        self.layers().map(Layer::removals).sum()
+    }
+
     /// Entries and removals to move when the layers become one.
     pub fn merge_cost(&self) -> usize {
         let under = self.under.as_ref().map_or(0, Layers::upper_len);
