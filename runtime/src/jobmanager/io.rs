@@ -396,7 +396,7 @@ impl Store {
         let policy = self.config.checkpoint.retention;
         // no later attempt may come to do it: what a fenced one wrote since this one swept at its claim, and what a checkpoint
         // left that was under way when the tasks were told to end
-        if let Err(e) = shell::sweep(storage, writer, Attempt(writer.attempt.0 + 1)).await {
+        if let Err(e) = shell::sweep_own(storage, writer).await {
             tracing::warn!(error = %e, "what attempts left behind was not swept");
         }
         let (appended, terminal, delete) = shell::terminate(writer, policy, status, reason, at).await?;

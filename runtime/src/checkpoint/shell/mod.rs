@@ -190,8 +190,13 @@ pub async fn delete(storage: &Storage, directories: &[String]) {
     }
 }
 
-/// Deletes what attempts before `current` left behind: before the writer's, or, when none of its tasks is there any more, its
-/// own, too. Returns directories and shared files.
+/// Deletes what attempts before the writer's left behind, and the writer's own. Only when none of its tasks is there any more.
+/// Returns directories and shared files.
+pub async fn sweep_own(storage: &Storage, writer: &LogWriter) -> Result<Vec<String>> {
+    sweep(storage, writer, Attempt(writer.attempt.0.saturating_add(1))).await
+}
+
+/// Deletes what attempts before `current` left behind. Returns directories and shared files.
 pub async fn sweep(storage: &Storage, writer: &LogWriter, current: Attempt) -> Result<Vec<String>> {
     let folders = storage.list_folders("").await?;
     let view = writer.view().await;
