@@ -18,7 +18,6 @@ use std::time::Duration;
 use weir_api::config::{StateBackend, StateConfig};
 
 /// A store that has to tidy up before it can take more changes is given so long for that.
-#[cfg_attr(not(feature = "rocksdb"), allow(dead_code))]
 pub const MERGE_PATIENCE: Duration = Duration::from_secs(300);
 
 /// A snapshot that was begun is given so long to bring its changes into the store, before a task that needs memory fails: time
