@@ -136,6 +136,10 @@ pub struct SnapshotRef {
 }
 
 impl SnapshotRef {
+    /// Triggered and logged after another snapshot of the same log.
+    pub(super) fn goes_forward_from(&self, other: &Self) -> bool {
+        self.index > other.index && self.id > other.id
+    }
     pub fn info(&self) -> SnapshotInfo {
         SnapshotInfo {
             id: self.id.0,

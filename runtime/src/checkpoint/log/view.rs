@@ -118,9 +118,35 @@ impl LogView {
     pub fn last_savepoint(&self) -> Option<SnapshotRef> {
         self.snapshots().into_iter().rfind(|s| s.kind.is_savepoint())
     }
-    /// The last snapshot whose side effects may have been committed, whether or not it still exists.
+    /// What may have been committed since, and with, the last snapshot of the log whose kind commits, newest first: that one, and
+    /// what later claims restored, for whoever restores a snapshot commits what it left pending. With the index of the entry.
+    fn committed(&self) -> Vec<(u64, SnapshotRef)> {
+        let mut found = Vec::new();
+        for (i, e) in self.entries.iter().rev() {
+            if let Some(s) = e.snapshot_ref(*i).filter(|s| s.kind.commits()) {
+                found.push((*i, s));
+                break;
+            }
+            found.extend(e.claim().and_then(|c| c.restores.clone()).map(|r| (*i, r)));
+        }
+        found
+    }
+    /// The furthest snapshot whose side effects may have been committed, whether or not it still exists.
     pub fn last_committed(&self) -> Option<SnapshotRef> {
-        self.entries.iter().rev().filter_map(|(i, e)| e.snapshot_ref(*i)).find(|s| s.kind.commits())
+        let all = self.committed().into_iter().rev().map(|(_, s)| s);
+        all.reduce(|far, s| if s.index.is_some() && !s.goes_forward_from(&far) { far } else { s })
+    }
+    /// Restoring the snapshot at this path (`known`: as the log has it) goes back behind nothing that was committed. By index
+    /// and id: with several under way at once, one that was triggered earlier may be logged later.
+    pub fn goes_forward(&self, path: &str, known: Option<&SnapshotRef>) -> bool {
+        self.committed().iter().all(|(at, c)| {
+            let behind_it = known.is_some_and(|k| match c.index {
+                Some(_) => k.path == c.path || k.goes_forward_from(c),
+                // of another log: its id says nothing here
+                None => k.index > Some(*at),
+            });
+            c.path == path || behind_it
+        })
     }
     /// What an attempt of the same deployment resumes: the last completed checkpoint or stop savepoint of the last claim's
     /// attempt, or what that attempt itself started from. None: it started new and completed nothing, or nothing was kept.
@@ -136,6 +162,9 @@ impl LogView {
     pub fn latest(&self) -> Option<SnapshotRef> {
         self.resumable().or_else(|| {
             let last = self.last_committed()?;
+            if last.index.is_none() {
+                return Some(last);
+            }
             self.snapshots().into_iter().find(|s| s.index == last.index)
         })
     }

@@ -326,7 +326,7 @@ fn from_path(view: &LogView, request: &Request<'_>, latest: Option<SnapshotRef>,
     }
     let new_nonce = asked.nonce.is_some() && claim.is_none_or(|c| c.restore_nonce != asked.nonce);
     // a savepoint taken after the last commit goes forward: nothing behind it was committed
-    let forward = view.last_committed().is_none_or(|c| known.as_ref().is_some_and(|k| k.index > c.index));
+    let forward = view.goes_forward(path, known.as_ref());
     if forward || new_nonce {
         let back = if forward { "" } else { ", going back behind what was committed, as the new restore nonce asks" };
         return start(view, request, Some(chosen()), format!("restores {path}{back}"));

@@ -212,6 +212,60 @@ fn a_savepoint_after_the_last_commit_goes_forward() {
 }
 
 #[test]
+fn a_savepoint_that_was_triggered_before_the_last_commit_and_logged_after_it_goes_back() {
+    let s = Story::default().by("a", 1).checkpoint(8).savepoint(7, SnapshotKind::Savepoint);
+    assert!(refusal(ask(&s, A2, Some("chk-7"), None)).contains("go back behind checkpoint 8"));
+    assert_eq!(id(ask(&s, A2, Some("chk-7"), Some(1))), Some(7));
+}
+
+#[test]
+fn what_a_claim_restores_is_committed_by_it() {
+    let restoring = |s: Story, id: u64, who| {
+        let restores = s.view().snapshots().into_iter().find(|s| s.id.0 == id);
+        s.claimed(who, |c| c.restores = restores)
+    };
+    let (a2, a3) = (Some(deployment("a", 2)), Some(deployment("a", 3)));
+    let s = Story::default()
+        .by("a", 1)
+        .checkpoint(1)
+        .savepoint(2, SnapshotKind::Savepoint)
+        .savepoint(3, SnapshotKind::Savepoint);
+    let third = restoring(s.clone(), 3, a2.clone());
+    let a4 = Some(("a", 4));
+    assert!(refusal(ask(&third, a4, Some("chk-2"), None)).contains("go back behind savepoint 3"));
+    assert_eq!(id(ask(&third, a4, Some("chk-2"), Some(1))), Some(2));
+    assert_eq!(id(ask(&third, a4, Some("chk-3"), None)), Some(3));
+    // the second one only: the third is no step back
+    assert_eq!(id(ask(&restoring(s.clone(), 2, a2.clone()), a4, Some("chk-3"), None)), Some(3));
+    // a stateless start in between undoes nothing
+    let stateless = third.clone().claimed(a3.clone(), |c| c.restores = None);
+    assert!(refusal(ask(&stateless, a4, Some("chk-2"), None)).contains("go back"));
+    assert_eq!(id(ask(&stateless, a4, None, None)), Some(3), "the latest is not behind it either");
+
+    // one that the log does not know
+    let foreign = "file:///elsewhere/savepoint-90";
+    let named = |s: Story| {
+        s.claimed(a2.clone(), |c| {
+            let other = Snapshot { path: foreign.into(), ..snapshot(90, SnapshotKind::Savepoint) };
+            let entry = LogEntry { attempt: Attempt(1), nonce: Nonce(1), at: 0, body: Body::Savepoint(other) };
+            c.restores = entry.snapshot_ref(0).map(|r| SnapshotRef { index: None, ..r });
+        })
+    };
+    let from = named(Story::default());
+    assert!(refusal(ask(&from, a4, Some("file:///elsewhere/savepoint-89"), None)).contains(foreign));
+    assert!(refusal(ask(&named(s.clone()), a4, Some("chk-3"), None)).contains("go back"));
+    let after = from.clone().savepoint(91, SnapshotKind::Savepoint);
+    assert_eq!(id(ask(&after, a4, Some("chk-91"), None)), Some(91));
+    let stateless = from.claimed(a3, |c| c.restores = None);
+    for path in [Some(foreign), None] {
+        match ask(&stateless, a4, path, None) {
+            Decision::Start(s) => assert_eq!(s.from.as_ref().map(choose::From::path), Some(foreign)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn the_end_of_a_job_is_reported_to_its_deployment_and_a_new_one_goes_on() {
     use TerminalStatus::*;
     for (status, kept, restores) in [
