@@ -566,8 +566,8 @@ impl Master {
         tracing::warn!(attempt = %self.attempt, code = %error.code, error = %error, task = %source.task, "the attempt failed");
         self.history.add(&error, source, self.now.wall);
         let decision = match self.restart.failed(self.now.mono, &error) {
-            // the savepoint is in the log: what remains is to commit and to record the end
-            Decision::Fail(_) | Decision::RestartAfter(_) if stopped => Decision::RestartAfter(Duration::ZERO),
+            // the savepoint is in the log: what remains is to commit and to record the end, for as long as it takes
+            Decision::Fail(_) if stopped => Decision::RestartAfter(self.config.restart.max_delay.get()),
             d => d,
         };
         match decision {

@@ -461,6 +461,44 @@ fn an_end_that_cannot_be_recorded_is_tried_again() {
     assert!(w.has_io(|io| matches!(io, Io::Terminate { status: TerminalStatus::Canceled, .. })));
 }
 
+/// A stop whose savepoint is in the log; the next attempt has finished nothing yet.
+fn stop_is_to_be_finished(config: JobConfig) -> World {
+    let mut w = World::running_with(config);
+    stop(&mut w, StopRequest::default());
+    let b = w.barrier();
+    w.acknowledge(&b);
+    w.published(&b, 3);
+    w
+}
+
+#[test]
+fn a_stop_that_cannot_be_committed_is_tried_again_with_a_delay_and_never_given_up() {
+    let full = || TaskEvent::Failed(Error::external(ErrorCode::Io, "no space left on device"));
+    for (strategy, delays) in
+        [(RestartStrategy::ExponentialDelay, [100, 200, 400]), (RestartStrategy::None, [500, 500, 500])]
+    {
+        let mut c = config();
+        c.restart.max_delay = weir_api::HumanDuration::from_millis(500);
+        c.restart.strategy = Some(strategy);
+        let mut w = stop_is_to_be_finished(c);
+        for delay in delays {
+            w.take();
+            let task = w.ids()[0];
+            w.say(task, full());
+            w.gone(A);
+            w.gone(B);
+            assert!(w.m.state() == JobState::Restarting && !w.claims(), "{strategy:?}");
+            w.pass(delay - 1);
+            assert!(!w.claims(), "{strategy:?}: {delay} ms");
+            w.pass(1);
+            assert!(w.claims(), "{strategy:?}: {delay} ms");
+            let mut c = w.claim_reply(2);
+            c.finishes_stop = true;
+            w.on(Event::Io(IoReply::Claimed(Verdict::Yes(c))));
+        }
+    }
+}
+
 #[test]
 fn sigterm_suspends_and_records_nothing() {
     let mut w = World::running();
