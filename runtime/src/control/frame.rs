@@ -1,7 +1,9 @@
 //! Frames of the control connection: a preamble that says who speaks, then length and JSON. Nothing that a stranger sends
 //! makes the receiver panic or allocate more than arrived.
+use crate::checkpoint::handles::Bytes64;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -88,6 +90,47 @@ pub fn encode(message: &impl Serialize, buffer: &mut Vec<u8>) -> Result<(), Cont
     }
 }
 
+/// Length of a message's frame, in bytes.
+pub fn len(message: &impl Serialize) -> u64 {
+    struct Count(u64);
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // what cannot be encoded is told when it is sent
+    let _ = serde_json::to_writer(&mut count, message);
+    count.0
+}
+
+/// Why what a task acknowledges or starts from cannot be sent in one frame of at most `limit` bytes, if it cannot: operator and
+/// list that take most of it. `lists`: by operator.
+pub fn too_long<'a>(
+    message: &impl Serialize,
+    lists: impl Iterator<Item = (&'a String, &'a BTreeMap<String, Vec<Bytes64>>)>,
+    limit: u32,
+) -> Option<String> {
+    let len = len(message);
+    if len <= u64::from(limit) {
+        return None;
+    }
+    let sizes = lists.flat_map(|(operator, lists)| {
+        lists.iter().map(move |(name, l)| (l.iter().map(|e| e.0.len()).sum::<usize>(), l.len(), operator, name))
+    });
+    let whose = sizes.max().map_or("the names of its state files".into(), |(bytes, elements, operator, name)| {
+        format!("operator {operator:?}: list state {name:?} holds {elements} elements of {bytes} bytes in all")
+    });
+    Some(format!(
+        "{whose}, and what one subtask keeps in lists travels in one message, which would be {len} bytes long (limit: {limit}): keep \
+         less there, for example in keyed state, or spread it over more subtasks"
+    ))
+}
+
 /// Reads one frame. `buffer` is scratch space.
 pub async fn read<T: DeserializeOwned>(
     r: &mut (impl AsyncRead + Unpin),
@@ -154,6 +197,23 @@ mod tests {
         let mut bytes = PREAMBLE.to_vec();
         encode(&hello(), &mut bytes).unwrap();
         assert_eq!(greeting(&bytes).await.unwrap(), hello());
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_frame_is_known_before_it_is_sent_and_whose_fault_it_is() {
+        let mut bytes = Vec::new();
+        encode(&hello(), &mut bytes).unwrap();
+        assert_eq!(len(&hello()), bytes.len() as u64 - 4);
+        let list = |name: &str, n: usize| (name.to_owned(), vec![Bytes64(vec![7; n]); 2]);
+        let lists = BTreeMap::from([
+            ("in".to_owned(), BTreeMap::from([list("splits", 10)])),
+            ("out".to_owned(), BTreeMap::from([list("few", 20), list("many", 1000)])),
+        ]);
+        let all = len(&lists) as u32;
+        assert_eq!(too_long(&lists, lists.iter(), all), None);
+        let why = too_long(&lists, lists.iter(), all - 1).unwrap();
+        assert!(why.contains(r#"operator "out": list state "many" holds 2 elements of 2000 bytes"#), "{why}");
+        assert!(why.contains(&format!("{all} bytes long (limit: {})", all - 1)), "{why}");
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
 //! What jobmanager and taskmanagers tell each other. Every message that concerns tasks carries the attempt.
+use crate::checkpoint::handles::TaskRestore;
 use crate::dataflow::deploy::Deployment;
 use crate::dataflow::task::{TaskCommand, TaskEvent, TaskId};
 use crate::error::Error;
@@ -53,6 +54,13 @@ pub enum ToTaskManager {
     /// The connection ends after it; the sentence says what to do.
     Refused {
         reason: String,
+    },
+    /// What a task of the attempt starts from; these come before the attempt's `Deploy`, one for each task that does not start
+    /// new, so that no message grows with the number of tasks.
+    Restore {
+        attempt: Attempt,
+        task: TaskId,
+        restore: TaskRestore,
     },
     Deploy {
         /// Position of the receiver in the deployment's taskmanagers.

@@ -36,7 +36,8 @@ pub struct Deployment {
     /// Where keyed state lies.
     #[serde(default)]
     pub state: StateConfig,
-    /// What the receiver's own tasks start from. A task that is not named starts new.
+    /// What the receiver's own tasks start from. A task that is not named starts new. Empty on the wire: messages of their own
+    /// bring it.
     pub restore: Vec<(TaskId, TaskRestore)>,
 }
 

@@ -1,6 +1,7 @@
 //! Owns the running attempt of this taskmanager: carries out deploy, cancel and commands one after the other, and follows
 //! the highest attempt only. What takes long (restoring, ending tasks) happens on the data runtime.
 use super::upload::{StorageFiles, StorageUploader};
+use crate::checkpoint::handles::TaskRestore;
 use crate::checkpoint::storage::Storage;
 use crate::control::{Heartbeat, TaskCounters, ToJobManager};
 use crate::dataflow::Workers;
@@ -20,6 +21,12 @@ use weir_api::ids::Attempt;
 
 /// What the session asks for.
 pub enum Order {
+    /// What a task of the attempt that is about to be deployed starts from.
+    Restore {
+        attempt: Attempt,
+        task: TaskId,
+        restore: TaskRestore,
+    },
     Deploy {
         me: u32,
         deployment: Box<Deployment>,
@@ -37,6 +44,27 @@ pub enum Order {
     Stop {
         done: oneshot::Sender<()>,
     },
+}
+
+/// What came ahead of a deployment.
+#[derive(Default)]
+struct Restores {
+    attempt: Attempt,
+    tasks: Vec<(TaskId, TaskRestore)>,
+}
+
+impl Restores {
+    fn add(&mut self, attempt: Attempt, task: TaskId, restore: TaskRestore) {
+        if self.attempt != attempt {
+            *self = Self { attempt, tasks: Vec::new() };
+        }
+        self.tasks.push((task, restore));
+    }
+    /// What belongs to this attempt; the rest belongs to one that never came.
+    fn take(&mut self, attempt: Attempt) -> Vec<(TaskId, TaskRestore)> {
+        let all = std::mem::take(self);
+        if all.attempt == attempt { all.tasks } else { Vec::new() }
+    }
 }
 
 /// Counters of the running tasks, shared with the heartbeat.
@@ -97,6 +125,7 @@ impl Attempts {
         let mut current: Option<(Attempt, RunningAttempt)> = None;
         let mut highest = Attempt(0);
         let mut waiting: VecDeque<Order> = VecDeque::new();
+        let mut restores = Restores::default();
         loop {
             let order = match waiting.pop_front() {
                 Some(o) => o,
@@ -109,7 +138,10 @@ impl Attempts {
                 Order::Deploy { deployment, .. } if deployment.attempt <= highest => {
                     tracing::info!(attempt = %deployment.attempt, %highest, "ignores the deployment of an old attempt");
                 }
-                Order::Deploy { me, deployment, storage } => {
+                Order::Restore { attempt, .. } if attempt <= highest => {}
+                Order::Restore { attempt, task, restore } => restores.add(attempt, task, restore),
+                Order::Deploy { me, mut deployment, storage } => {
+                    deployment.restore.extend(restores.take(deployment.attempt));
                     // tasks of the old attempt are gone before those of the new one start
                     self.end(&mut current).await;
                     let attempt = deployment.attempt;
@@ -131,6 +163,8 @@ impl Attempts {
                     _ => tracing::debug!(%attempt, ?command, "drops a command for an attempt that does not run"),
                 },
                 Order::Stop { done } => {
+                    // the next connection's jobmanager may count its attempts anew
+                    restores = Restores::default();
                     self.end(&mut current).await;
                     let _ = done.send(());
                 }
@@ -212,7 +246,7 @@ impl Attempts {
                         void |= match &o {
                             Order::Deploy { deployment: d, .. } => d.attempt > attempt,
                             Order::Cancel { attempt: a } => *a >= attempt,
-                            Order::Command { .. } => false,
+                            Order::Command { .. } | Order::Restore { .. } => false,
                             Order::Stop { .. } => true,
                         };
                         waiting.push_back(o);
@@ -240,5 +274,24 @@ impl Attempts {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tasks_start_from_is_kept_for_the_attempt_that_it_came_for() {
+        let mut r = Restores::default();
+        let task = |subtask| TaskId { vertex: 0, subtask };
+        r.add(Attempt(2), task(0), TaskRestore::default());
+        // attempt 2 was never deployed
+        r.add(Attempt(3), task(0), TaskRestore::default());
+        r.add(Attempt(3), task(1), TaskRestore::default());
+        let tasks: Vec<_> = r.take(Attempt(3)).into_iter().map(|t| t.0).collect();
+        assert_eq!(tasks, [task(0), task(1)]);
+        r.add(Attempt(4), task(0), TaskRestore::default());
+        assert!(r.take(Attempt(5)).is_empty() && r.take(Attempt(4)).is_empty());
     }
 }

@@ -174,6 +174,7 @@ impl Session {
     fn take(&self, message: ToTaskManager, storage: &Option<Storage>) {
         let order = match message {
             ToTaskManager::Deploy { me, deployment } => Order::Deploy { me, deployment, storage: storage.clone() },
+            ToTaskManager::Restore { attempt, task, restore } => Order::Restore { attempt, task, restore },
             ToTaskManager::Cancel { attempt } => Order::Cancel { attempt },
             ToTaskManager::Command { attempt, command } => Order::Command { attempt, command },
             ToTaskManager::Alignment { attempt, others } => return self.running.align(attempt, others),

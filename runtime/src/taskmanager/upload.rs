@@ -7,6 +7,7 @@ use crate::checkpoint::log::Nonce;
 use crate::checkpoint::manifest::state_file;
 use crate::checkpoint::storage::Storage;
 use crate::checkpoint::stored::StoredFiles;
+use crate::control::frame::{self, MAX_FRAME};
 use crate::data::HASH_VERSION;
 use crate::dataflow::deploy::FileReader;
 use crate::dataflow::task::{TaskId, Uploader};
@@ -34,6 +35,8 @@ pub struct StorageUploader {
     stored: Stored,
     /// By checkpoint under way: set when it was aborted, so that nobody writes on for nothing.
     given_up: Mutex<BTreeMap<CheckpointId, Arc<AtomicBool>>>,
+    /// Longest message to the jobmanager, in bytes.
+    frame_limit: u32,
     /// Each upload holds it for reading.
     under_way: Arc<tokio::sync::RwLock<()>>,
 }
@@ -49,6 +52,7 @@ impl StorageUploader {
             chains: Chains::default(),
             stored,
             given_up: Mutex::default(),
+            frame_limit: MAX_FRAME,
             under_way: Arc::default(),
         }
     }
@@ -73,7 +77,8 @@ impl Uploader for StorageUploader {
         let all_stored = self.stored.clone();
         let given_up = self.given_up().entry(barrier.id).or_default().clone();
         let under_way = self.under_way.clone();
-        Box::pin(async move {
+        let limit = self.frame_limit;
+        let written = async move {
             let _under_way = under_way.read_owned().await;
             let mut snapshot = TaskSnapshot::default();
             for (operator, lists) in parts.lists {
@@ -129,7 +134,8 @@ impl Uploader for StorageUploader {
                 }
             }
             Ok(snapshot)
-        })
+        };
+        Box::pin(async move { written.await.and_then(|snapshot| fitting(snapshot, limit)) })
     }
 
     fn completed(&self, id: CheckpointId) {
@@ -149,6 +155,18 @@ impl Uploader for StorageUploader {
     fn end(&self) -> BoxFuture<'_, ()> {
         self.given_up().values().for_each(|flag| flag.store(true, Ordering::Relaxed));
         Box::pin(async { drop(self.under_way.write().await) })
+    }
+}
+
+/// What is in the acknowledgement beside the snapshot, in bytes at most.
+const ACKNOWLEDGEMENT: u32 = 1 << 10;
+
+/// Errors: the acknowledgement would be longer than the control connection takes, which would end.
+fn fitting(snapshot: TaskSnapshot, limit: u32) -> Result<TaskSnapshot> {
+    let lists = snapshot.operators.iter().map(|(name, o)| (name, &o.lists));
+    match frame::too_long(&snapshot, lists, limit.saturating_sub(ACKNOWLEDGEMENT)) {
+        Some(why) => Err(Error::external(ErrorCode::Checkpoint, why)),
+        None => Ok(snapshot),
     }
 }
 

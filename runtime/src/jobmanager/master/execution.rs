@@ -2,7 +2,7 @@
 use super::{Action, Error, FailureSource, Io, Master, Phase, Stage, Then, absolute};
 use crate::checkpoint::coordinator;
 use crate::checkpoint::handles::SnapshotKind;
-use crate::control::ToTaskManager;
+use crate::control::{ToTaskManager, frame};
 use crate::dataflow::deploy::{Deployment, TaskManagerAddress};
 use crate::dataflow::task::{TaskCommand, TaskEvent, TaskId};
 use crate::error::ErrorCode;
@@ -119,10 +119,22 @@ impl Master {
         }
         let (attempt, nonce, next) = (claimed.attempt, claimed.nonce, claimed.next);
         let finishes_stop = claimed.finishes_stop;
-        for (me, ((c, _), restore)) in (0u32..).zip(chosen.iter().zip(restores)) {
-            let deployment = Box::new(Deployment { restore, ..deployment.clone() });
-            self.registry.deployed(*c, attempt);
-            self.out.push(Action::Send(*c, ToTaskManager::Deploy { me, deployment }));
+        let mut messages = Vec::new();
+        let mut unsendable = None;
+        for (me, ((c, hello), restores)) in (0u32..).zip(chosen.iter().zip(restores)) {
+            for (task, restore) in restores {
+                let message = ToTaskManager::Restore { attempt, task, restore };
+                if let (None, Some(why)) = (&unsendable, self.too_long(&message)) {
+                    unsendable = Some((task, hello.clone(), why));
+                }
+                messages.push(Action::Send(*c, message));
+            }
+            let deployment = Box::new(deployment.clone());
+            messages.push(Action::Send(*c, ToTaskManager::Deploy { me, deployment }));
+        }
+        if unsendable.is_none() {
+            chosen.iter().for_each(|(c, _)| self.registry.deployed(*c, attempt));
+            self.out.extend(messages);
         }
         tracing::info!(%attempt, tasks = tasks.len(), taskmanagers = chosen.len(), "deploying");
         self.counters.clear();
@@ -131,6 +143,23 @@ impl Master {
         let execution = Execution { tasks, all_running: false, ends: None, finishes_stop, consequence: None };
         self.phase = Phase::Active(Stage::Running(Box::new(execution)));
         self.coordinate(coordinator::Event::Begin { attempt, nonce, next, tasks: ids });
+        if let Some((id, hello, why)) = unsendable {
+            let task = self.task_name(id);
+            let error = Error::external(ErrorCode::Incompatible, format!("task {task} cannot be restored: {why}"));
+            self.fail(error, FailureSource { task, taskmanager: hello.id, endpoint: hello.data_address });
+        }
+    }
+
+    /// Why a task's restore cannot be sent, if it cannot.
+    fn too_long(&self, message: &ToTaskManager) -> Option<String> {
+        let ToTaskManager::Restore { restore, .. } = message else { return None };
+        frame::too_long(message, restore.operators.iter().map(|(name, o)| (name, &o.lists)), self.frame_limit)
+    }
+
+    /// As people know it: `name (1/4)`.
+    fn task_name(&self, id: TaskId) -> String {
+        let vertex = self.plan.vertices.get(id.vertex as usize);
+        vertex.map_or(String::new(), |v| format!("{} ({}/{})", v.name, id.subtask + 1, v.parallelism))
     }
 
     pub(super) fn task_event(&mut self, c: ConnectionId, id: TaskId, event: TaskEvent) {
@@ -171,13 +200,11 @@ impl Master {
             TaskEvent::Failed(error) => {
                 enter(TaskState::Failed);
                 let (taskmanager, endpoint) = (task.taskmanager.clone(), task.endpoint.clone());
-                let vertex = self.plan.vertices.get(id.vertex as usize);
-                let task =
-                    vertex.map_or(String::new(), |v| format!("{} ({}/{})", v.name, id.subtask + 1, v.parallelism));
-                let source = FailureSource { task, taskmanager, endpoint };
+                let is_first = execution.consequence.is_none();
+                let source = FailureSource { task: self.task_name(id), taskmanager, endpoint };
                 if !matches!(error.code, ErrorCode::Exchange | ErrorCode::Connection) {
                     self.fail(error, source);
-                } else if execution.consequence.is_none() {
+                } else if let (true, Phase::Active(Stage::Running(execution))) = (is_first, &mut self.phase) {
                     execution.consequence = Some((self.now.mono + CAUSE, error, source));
                 }
             }

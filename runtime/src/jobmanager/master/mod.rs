@@ -168,6 +168,8 @@ pub struct Master {
     terminal: Option<TerminalInfo>,
     reason: String,
     next_beat: Duration,
+    /// Longest message to a taskmanager, in bytes.
+    frame_limit: u32,
     now: Now,
     out: Vec<Action>,
 }
@@ -202,6 +204,7 @@ impl Master {
             terminal: None,
             reason: String::new(),
             next_beat: now.mono,
+            frame_limit: crate::control::frame::MAX_FRAME,
             now,
             out: Vec::new(),
             config,

@@ -1,6 +1,7 @@
 use super::*;
-use crate::checkpoint::handles::{Barrier, SnapshotKind, TaskSnapshot};
+use crate::checkpoint::handles::{Barrier, Bytes64, OperatorRestore, SnapshotKind, TaskRestore, TaskSnapshot};
 use crate::checkpoint::log::{Nonce, SnapshotRef};
+use crate::checkpoint::restore::Assignment;
 use crate::control::Hello;
 use crate::dataflow::factory::{AnyStage, BuildContext, Consumers, NodeFactory};
 use crate::dataflow::task::{TaskCommand, TaskEvent};
@@ -202,6 +203,67 @@ fn waits_for_slots_says_how_many_then_deploys_and_runs() {
     w.tasks_run();
     let s = w.m.status();
     assert!(s.all_tasks_running && s.job_state == JobState::Running && s.phase == JobManagerPhase::Active);
+}
+
+/// An assignment with a list of so many bytes for each task.
+fn lists(bytes: usize) -> Assignment {
+    let restore = |name: &str| {
+        let lists = [("weir.splits".to_owned(), vec![Bytes64(vec![7; bytes])])].into();
+        TaskRestore { operators: [(name.to_owned(), OperatorRestore { lists, ..Default::default() })].into() }
+    };
+    let names = [(0, "source"), (1, "sink")];
+    let tasks = names.map(|(vertex, name)| [0, 1].map(|subtask| (TaskId { vertex, subtask }, restore(name))));
+    tasks.into_iter().flatten().collect()
+}
+
+#[test]
+fn what_tasks_start_from_travels_in_messages_of_their_own_ahead_of_the_deployment() {
+    let mut w = World::new(config());
+    w.on(Event::Started);
+    w.ready(false);
+    // each fits, both of a taskmanager together do not
+    w.m.frame_limit = 2000;
+    let mut c = w.claim_reply(2);
+    c.assignment = lists(1000);
+    w.on(Event::Io(IoReply::Claimed(Verdict::Yes(c))));
+    w.hello(A, "a", 1);
+    w.take();
+    w.hello(B, "b", 1);
+    for (me, to) in [(0, A), (1, B)] {
+        let sent = w.out.iter().filter_map(|a| match a {
+            Action::Send(c, m) if *c == to => Some(m),
+            _ => None,
+        });
+        let sent: Vec<_> =
+            sent.filter(|m| !matches!(m, ToTaskManager::Welcome(_) | ToTaskManager::Heartbeat)).collect();
+        let [first, second, ToTaskManager::Deploy { me: position, deployment }] = sent[..] else { panic!("{sent:?}") };
+        assert!(*position == me && deployment.restore.is_empty());
+        for (vertex, message) in [(0, first), (1, second)] {
+            let id = TaskId { vertex, subtask: me };
+            let restore = lists(1000).remove(&id).unwrap();
+            assert_eq!(*message, ToTaskManager::Restore { attempt: Attempt(1), task: id, restore });
+        }
+    }
+}
+
+#[test]
+fn a_task_whose_restore_fits_no_message_fails_the_job_and_says_which_list() {
+    let mut w = World::new(config());
+    w.on(Event::Started);
+    w.ready(false);
+    w.m.frame_limit = 2000;
+    let mut c = w.claim_reply(2);
+    c.assignment = lists(3000);
+    w.on(Event::Io(IoReply::Claimed(Verdict::Yes(c))));
+    w.hello(A, "a", 1);
+    w.hello(B, "b", 1);
+    let deploys = |m: &ToTaskManager| matches!(m, ToTaskManager::Deploy { .. } | ToTaskManager::Restore { .. });
+    assert!(!w.sent(A, deploys) && !w.sent(B, deploys));
+    assert_eq!(w.m.state(), JobState::Failing);
+    assert!(w.has_io(|io| matches!(io, Io::Terminate { status: TerminalStatus::Failed, .. })), "nobody is waited for");
+    for part in [r#"operator "source""#, r#""weir.splits" holds 1 elements of 3000 bytes"#, "limit: 2000"] {
+        assert!(w.m.reason().contains(part), "{}", w.m.reason());
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The uploader against a real folder: what each checkpoint writes, and that a restore finds it.
 use super::*;
-use crate::checkpoint::handles::SnapshotKind;
+use crate::checkpoint::handles::{Bytes64, PENDING, SnapshotKind};
 use crate::state::file::{NotDeclared, restore};
 use crate::state::{KeyRef, KeyedTable, ValueState};
 use weir_api::ids::{Attempt, JobName};
@@ -93,6 +93,29 @@ async fn checkpoints_hold_what_changed_since_the_last_completed_one() {
     let (sixth, _) = s.snapshot(6, SnapshotKind::Checkpoint).await;
     assert!(sixth.files().all(|f| f.path.starts_with("shared/")) && sixth.deltas.len() == 2, "{sixth:?}");
     assert_eq!(s.restored(&sixth).await, s.live());
+}
+
+#[tokio::test]
+async fn an_acknowledgement_that_no_message_takes_declines_the_checkpoint() {
+    let mut s = subtask();
+    s.uploader.frame_limit = ACKNOWLEDGEMENT + 1500;
+    let folder = s.storage.clone();
+    let mut upload = |bytes: usize, storage: Option<Storage>| {
+        let mut parts = SnapshotParts::default();
+        let list = BTreeMap::from([(PENDING.to_owned(), vec![Bytes64(vec![7; bytes])])]);
+        parts.lists.insert("sink".into(), list);
+        let kind = SnapshotKind::Checkpoint;
+        let barrier =
+            Barrier { id: CheckpointId(1), attempt: Attempt(1), kind, directory: "chk-1-1-0".into(), aligned: true };
+        s.uploader.storage = storage;
+        s.uploader.upload(TaskId { vertex: 0, subtask: 0 }, barrier, parts)
+    };
+    for storage in [Some(folder), None] {
+        assert!(upload(900, storage.clone()).await.is_ok());
+        let e = upload(1500, storage).await.unwrap_err();
+        assert_eq!(e.code, ErrorCode::Checkpoint);
+        assert!(e.message.contains(r#"operator "sink": list state "weir.pending" holds 1 elements of 1500"#), "{e}");
+    }
 }
 
 #[tokio::test]
