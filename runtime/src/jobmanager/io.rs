@@ -467,3 +467,6 @@ async fn enumerate(graph: &Arc<LogicalGraph>, spec: &JobSpec, assignment: &mut A
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -150,6 +150,17 @@ pub fn choose(view: &LogView, request: &Request<'_>) -> Decision {
     if let Some(fenced) = fenced(view, request) {
         return Decision::Fenced(fenced);
     }
+    // whoever has claimed the log of a job that runs would otherwise start it from nothing, and sweep what it has
+    if let (Some((attempt, _)), true) = (request.held, view.is_empty()) {
+        return refused(
+            format!(
+                "the job's log is gone: attempt {attempt} of this jobmanager had claimed it, and now its folder is empty or not there. \
+                 Nothing was started or deleted: bring the folder `log` back (is the volume still mounted?) and start the jobmanager \
+                 again; without it a new jobmanager starts the job from nothing"
+            ),
+            false,
+        );
+    }
     let same_process = request.held.is_some();
     let same_deployment =
         last.is_some_and(|(_, _, c)| request.deployment.is_some() && c.deployment.as_ref() == request.deployment);

@@ -179,6 +179,16 @@ fn a_restart_within_the_process_needs_its_own_claim() {
 }
 
 #[test]
+fn a_log_that_vanished_under_its_holder_is_no_reason_to_start_from_nothing() {
+    let restore = RestoreConfig::default();
+    let request = |held| Request { held, ..Request::new(&restore, 2) };
+    let e = refusal(choose(&LogView::default(), &request(Some((Attempt(4), Nonce(4))))));
+    assert!(e.contains("attempt 4") && e.contains("log is gone"), "{e}");
+    // to a new process it is a job that never ran
+    assert_eq!(id(choose(&LogView::default(), &request(None))), None);
+}
+
+#[test]
 fn going_back_behind_what_was_committed_needs_a_new_nonce() {
     let s = Story::default().by("a", 1).checkpoint(1).checkpoint(2);
     let e = refusal(ask(&s, A2, Some("chk-1"), None));

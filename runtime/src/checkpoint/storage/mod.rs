@@ -322,10 +322,14 @@ impl Storage {
     }
     async fn list(&self, folder: &str) -> Result<(Vec<String>, Vec<String>)> {
         let failed = |e: &dyn std::fmt::Display| self.root.failed("list", folder, e);
-        if let Some(fs) = &self.root.fs
-            && !fs.join(folder).is_dir()
-        {
-            return Ok(Default::default());
+        // only a folder that is certainly not there is empty: a log that cannot be read is not one without entries
+        if let Some(fs) = &self.root.fs {
+            match std::fs::metadata(fs.join(folder)) {
+                Ok(m) if m.is_dir() => {}
+                Ok(_) => return Err(failed(&"it is not a folder")),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
+                Err(e) => return Err(failed(&e)),
+            }
         }
         let prefix = Path::parse(folder).map_err(|e| failed(&e))?;
         let found = self.root.store.list_with_delimiter(Some(&prefix)).await.map_err(|e| failed(&e))?;

@@ -25,6 +25,20 @@ async fn nothing_is_overwritten_and_nothing_staged_shows() {
 }
 
 #[tokio::test]
+async fn a_folder_that_cannot_be_listed_is_not_an_empty_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = storage(&dir);
+    assert_eq!(s.list_files("log").await.unwrap(), Vec::<String>::new());
+    let log = dir.path().join("default/flights/log");
+    std::os::unix::fs::symlink("log", &log).unwrap();
+    let e = s.list_files("log").await.unwrap_err();
+    assert!(e.code == ErrorCode::Storage && e.message.contains("cannot list"), "{e}");
+    std::fs::remove_file(&log).unwrap();
+    std::fs::write(&log, "").unwrap();
+    assert!(s.list_files("log").await.unwrap_err().message.contains("not a folder"));
+}
+
+#[tokio::test]
 async fn one_of_many_writers_creates_a_name() {
     let dir = tempfile::tempdir().unwrap();
     let s = storage(&dir);

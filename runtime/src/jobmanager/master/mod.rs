@@ -422,7 +422,7 @@ impl Master {
             options: self.options.clone(),
             parallelism: self.next_parallelism,
             next: self.coordinator.next_checkpoint(),
-            after: self.registry.highest_followed(),
+            after: self.registry.highest_followed().max(self.attempt),
         }));
     }
 
