@@ -62,8 +62,16 @@ pub struct StartOptions {
 pub enum IoReply {
     Prepared(Verdict<Ready>),
     Claimed(Verdict<Box<Claimed>>),
-    Published { id: CheckpointId, result: Result<Published, AppendError> },
-    TargetChecked { trigger_id: String, kind: SnapshotKind, target: String, result: Result<()> },
+    Published {
+        id: CheckpointId,
+        result: Result<Published, AppendError>,
+    },
+    /// With the folder as entries of the log name it.
+    TargetChecked {
+        trigger_id: String,
+        kind: SnapshotKind,
+        result: Result<String>,
+    },
     CleanedUp(Result<(), AppendError>),
     Terminated(Result<TerminalInfo, AppendError>),
 }
@@ -188,7 +196,7 @@ impl Store {
                         Some(s) => shell::check_target(s, &target).await,
                         None => Err(Error::internal("a savepoint without a storage")),
                     };
-                    reply(IoReply::TargetChecked { trigger_id, kind, target, result });
+                    reply(IoReply::TargetChecked { trigger_id, kind, result });
                 }
                 Io::Discard(directory) => {
                     if let Some(s) = self.storage.clone() {
@@ -205,13 +213,22 @@ impl Store {
         }
     }
 
-    fn request<'a>(&'a self, options: &'a StartOptions) -> Result<Request<'a>> {
+    fn request<'a>(&'a self, options: &'a StartOptions, view: &LogView) -> Result<Request<'a>> {
         let from = options.restore.from.as_deref().filter(|f| !matches!(*f, "latest" | ""));
         let from_path = match (from, &self.storage) {
             (Some(path), Some(s)) => Some(s.normalize(path)?),
             _ => None,
         };
+        // entries may have it in another form: of an earlier release, or a savepoint that went right into the job's root
+        let is_it = |s: &SnapshotRef, path: &String| {
+            self.storage.as_ref().is_some_and(|storage| storage.normalize(&s.path).is_ok_and(|n| n == *path))
+        };
+        let logged = from_path.as_ref().and_then(|p| {
+            let all = view.snapshots().into_iter().chain(view.latest());
+            all.filter(|s| s.path != *p).find(|s| is_it(s, p)).map(|s| s.path)
+        });
         Ok(Request {
+            logged_path: logged,
             deployment: self.config.deployment.as_ref(),
             from_path,
             stateless: options.stateless,
@@ -243,7 +260,7 @@ impl Store {
         let prepared = async {
             let view = shell::read_log(storage).await?;
             facts = LogFacts::new(&view, storage);
-            let start = match choose(&view, &self.request(options)?) {
+            let start = match choose(&view, &self.request(options, &view)?) {
                 Decision::Start(start) => start,
                 other => return Ok(not_started(other, facts.clone(), storage)),
             };
@@ -312,7 +329,7 @@ impl Store {
     ) -> Result<Option<Verdict<Box<Claimed>>>> {
         let view = shell::read_log(storage).await?;
         *facts = LogFacts::new(&view, storage);
-        let request = self.request(options)?;
+        let request = self.request(options, &view)?;
         let mut start: Box<Start> = match choose(&view, &request) {
             Decision::Start(start) => start,
             other => return Ok(Some(not_started(other, facts.clone(), storage))),

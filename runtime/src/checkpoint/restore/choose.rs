@@ -14,6 +14,8 @@ pub struct Request<'a> {
     pub restore: &'a RestoreConfig,
     /// [`RestoreConfig::from`] as [`crate::checkpoint::storage::Storage::normalize`] gives it, if it is a path.
     pub from_path: Option<String>,
+    /// How the log names it, if it does so otherwise.
+    pub logged_path: Option<String>,
     /// Start new although there are checkpoints.
     pub stateless: bool,
     /// The log entry that `latest` must be.
@@ -30,6 +32,7 @@ impl<'a> Request<'a> {
             deployment: None,
             restore,
             from_path: None,
+            logged_path: None,
             stateless: false,
             expect_log_index: None,
             held: None,
@@ -319,9 +322,10 @@ fn by_hand_without_restore(view: &LogView, request: &Request<'_>, latest: Option
 
 fn from_path(view: &LogView, request: &Request<'_>, latest: Option<SnapshotRef>, path: &str) -> Decision {
     let asked = request.restore;
-    let known = view.snapshots().into_iter().find(|s| s.path == path);
+    let is_it = |s: &SnapshotRef| s.path == path || request.logged_path.as_deref() == Some(&*s.path);
+    let known = view.snapshots().into_iter().find(is_it);
     let chosen = || known.clone().map_or_else(|| From::Path(path.to_owned()), From::Log);
-    if let Some(l) = latest.as_ref().filter(|l| l.path == path) {
+    if let Some(l) = latest.as_ref().filter(|l| is_it(l)) {
         return start(view, request, Some(From::Log(l.clone())), format!("restores {l}, the latest"));
     }
     let claim = view.last_claim().map(|c| c.2);

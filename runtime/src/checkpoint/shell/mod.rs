@@ -171,12 +171,14 @@ pub async fn terminate(
     Ok((appended, terminal, end.delete))
 }
 
-/// Whether a file can be written into a folder that savepoints are to go to; the folder is made.
-pub async fn check_target(storage: &Storage, target: &str) -> Result<()> {
-    let file = format!("{}/.weir-{}", target.trim_end_matches('/'), Nonce::random());
+/// Whether a file can be written into a folder that savepoints are to go to; the folder is made. Returns the folder as entries
+/// of the log name it.
+pub async fn check_target(storage: &Storage, target: &str) -> Result<String> {
+    let target = storage.normalize(target)?;
+    let file = format!("{target}/.weir-{}", Nonce::random());
     match storage.put(&file, Vec::new()).await {
-        Put::Created => storage.delete(&file).await,
-        Put::Exists => Ok(()),
+        Put::Created => storage.delete(&file).await.map(|()| target),
+        Put::Exists => Ok(target),
         Put::Refused(e) | Put::Unknown(e) => Err(e),
     }
 }

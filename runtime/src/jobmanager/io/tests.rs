@@ -68,3 +68,27 @@ async fn a_log_that_vanishes_under_a_running_jobmanager_costs_no_checkpoint() {
     std::fs::rename(log.with_extension("aside"), &log).unwrap();
     assert_eq!(yes(s.claimed().await).restores.map(|r| r.id), Some(CheckpointId(1)));
 }
+
+#[tokio::test]
+async fn a_savepoint_in_a_folder_of_the_users_is_found_again_however_its_path_is_written() {
+    let mut place = Place::new();
+    let target = place.dir.path().join("backup").display().to_string();
+    for logged in ["now", "by an earlier release"] {
+        let mut s = place.process();
+        yes(s.claimed().await);
+        let folder = match logged {
+            "now" => shell::check_target(s.storage().unwrap(), &format!("{target}/")).await.unwrap(),
+            _ => target.clone(),
+        };
+        let id = place.generation as u64 * 10;
+        s.completes(id, SnapshotKind::Checkpoint, "").await;
+        let name = s.completes(id + 1, SnapshotKind::Stop { drain: false }, &format!("{folder}/")).await;
+        place.generation += 1;
+        for from in [format!("{target}/{name}"), format!("file://{target}/{name}/")] {
+            let mut options = StartOptions::default();
+            options.restore.from = Some(from.clone());
+            let ready = yes(place.process().prepare(&options).await);
+            assert!(ready.message.contains("the latest"), "{logged}, {from}: {}", ready.message);
+        }
+    }
+}

@@ -315,9 +315,7 @@ impl Master {
                 }
                 Err(AppendError::Fenced(e) | AppendError::Fault(e)) => self.fenced(e.message),
             },
-            IoReply::TargetChecked { trigger_id, kind, target, result } => {
-                self.target_checked(trigger_id, kind, target, result);
-            }
+            IoReply::TargetChecked { trigger_id, kind, result } => self.target_checked(trigger_id, kind, result),
             IoReply::CleanedUp(Ok(())) => {}
             IoReply::CleanedUp(Err(AppendError::Refused(e))) => {
                 tracing::warn!(error = %e, "old entries of the log were not deleted");

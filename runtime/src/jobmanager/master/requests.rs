@@ -177,18 +177,12 @@ impl Master {
         Ok(response)
     }
 
-    pub(super) fn target_checked(
-        &mut self,
-        trigger_id: String,
-        kind: SnapshotKind,
-        target: String,
-        result: Result<(), Error>,
-    ) {
+    pub(super) fn target_checked(&mut self, trigger_id: String, kind: SnapshotKind, result: Result<String, Error>) {
         if self.operations.get(&trigger_id).is_none_or(|o| o.state != OperationState::InProgress) {
             return;
         }
         match result {
-            Ok(()) => self.coordinate(coordinator::Event::Request { trigger_id, kind, target: Some(target) }),
+            Ok(target) => self.coordinate(coordinator::Event::Request { trigger_id, kind, target: Some(target) }),
             Err(e) => self.resolved(&trigger_id, kind, Err(e.message)),
         }
     }

@@ -670,15 +670,25 @@ fn a_target_that_cannot_be_written_is_found_before_any_barrier() {
     assert!(!w.sent(A, triggers));
     let checked = |result| {
         let (trigger_id, kind) = ("t1".into(), SnapshotKind::Stop { drain: true });
-        Event::Io(IoReply::TargetChecked { trigger_id, kind, target: "/nope".into(), result })
+        Event::Io(IoReply::TargetChecked { trigger_id, kind, result })
     };
     w.on(checked(Err(Error::external(ErrorCode::Storage, "permission denied"))));
     assert!(!w.sent(A, triggers) && w.m.state() == JobState::Running);
     let result = w.m.savepoint_result(&id).unwrap().operation.unwrap();
     assert!(result.failure_cause.unwrap().stack_trace.contains("permission denied"));
     // a late answer to what is over starts nothing
-    w.on(checked(Ok(())));
+    w.on(checked(Ok("file:///nope".into())));
     assert!(!w.sent(A, triggers));
+}
+
+#[test]
+fn a_savepoint_goes_to_its_target_under_the_name_that_restores_know_it_by() {
+    let mut w = World::running();
+    stop(&mut w, StopRequest { target_directory: Some("/backup/".into()), ..Default::default() });
+    let (trigger_id, kind) = ("t1".into(), SnapshotKind::Stop { drain: false });
+    w.on(Event::Io(IoReply::TargetChecked { trigger_id, kind, result: Ok("file:///backup".into()) }));
+    let b = w.barrier();
+    assert!(b.directory.starts_with("file:///backup/savepoint-flights-"), "{b:?}");
 }
 
 #[test]
