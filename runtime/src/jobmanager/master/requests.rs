@@ -215,7 +215,9 @@ impl Master {
             (Phase::Active(Stage::Running(e)), _) if e.stop_is_complete() => {
                 Err(Rejection::conflict("the job was stopped with a savepoint and is ending"))
             }
-            (Phase::Active(Stage::Ending { .. }), _) => Err(Rejection::conflict("the job is ending")),
+            (Phase::Active(Stage::Ending { .. } | Stage::Stopping { then: Then::End { .. }, .. }), _) => {
+                Err(Rejection::conflict("the job is ending"))
+            }
             (Phase::Active(_), _) => {
                 tracing::info!("cancelled by request");
                 self.operations.begin(&trigger_id, OperationKind::Cancel);

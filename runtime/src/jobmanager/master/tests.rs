@@ -562,6 +562,18 @@ fn a_stop_that_cannot_be_committed_is_tried_again_with_a_delay_and_never_given_u
 }
 
 #[test]
+fn a_job_that_has_stopped_is_not_cancelled_while_its_tasks_let_go() {
+    let mut w = stop_is_to_be_finished(config());
+    w.each(|_| TaskEvent::Finished);
+    let now = w.now();
+    let (answer, actions) = w.m.cancel("c1".into(), now);
+    assert!(answer.is_err_and(|r| r.status == 409) && actions.is_empty());
+    w.gone(A);
+    w.gone(B);
+    assert!(w.has_io(|io| matches!(io, Io::Terminate { status: TerminalStatus::Stopped, .. })));
+}
+
+#[test]
 fn sigterm_suspends_and_records_nothing() {
     let mut w = World::running();
     w.on(Event::Leave);
