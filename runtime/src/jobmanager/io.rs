@@ -262,7 +262,7 @@ impl Store {
             facts = LogFacts::new(&view, storage);
             let start = match choose(&view, &self.request(options, &view)?) {
                 Decision::Start(start) => start,
-                other => return Ok(not_started(other, facts.clone(), storage)),
+                other => return Ok(not_started(other, facts.clone(), storage, &view).await),
             };
             let (spec, _) = self.spec(start.parallelism);
             let p = shell::prepare(storage, &start, &spec, options.restore.allow_non_restored_state).await?;
@@ -332,7 +332,7 @@ impl Store {
         let request = self.request(options, &view)?;
         let mut start: Box<Start> = match choose(&view, &request) {
             Decision::Start(start) => start,
-            other => return Ok(Some(not_started(other, facts.clone(), storage))),
+            other => return Ok(Some(not_started(other, facts.clone(), storage, &view).await)),
         };
         start.parallelism = parallelism.unwrap_or(start.parallelism);
         let (spec, plan) = self.spec(start.parallelism);
@@ -437,9 +437,11 @@ fn refused<T>(message: String) -> Verdict<T> {
     Verdict::Refused { message, conflict: false, facts: LogFacts::default() }
 }
 
-fn not_started<T>(decision: Decision, facts: LogFacts, storage: &Storage) -> Verdict<T> {
+async fn not_started<T>(decision: Decision, facts: LogFacts, storage: &Storage, view: &LogView) -> Verdict<T> {
     match decision {
         Decision::Ended { index, at, terminal } => {
+            // nobody else comes to do it
+            shell::delete_left_at_end(storage, view).await;
             let t = terminal_info(index, at, terminal, storage);
             Verdict::Ended(t, facts)
         }

@@ -98,6 +98,16 @@ pub fn at_end(view: &LogView, policy: Retention, status: TerminalStatus) -> AtEn
     end
 }
 
+/// Checkpoint directories that the terminal entry at the head dropped and that are still there: whoever wrote it was killed before
+/// it had deleted them. `directories`: names of the folders in the job's root.
+pub fn left_at_end(view: &LogView, directories: &[String]) -> Vec<String> {
+    let Some((_, _, terminal)) = view.terminal() else { return Vec::new() };
+    let keep = protected(view);
+    let all = view.entries().iter().filter_map(|(i, e)| e.snapshot_ref(*i)).filter(|s| !s.kind.is_savepoint());
+    let left = |p: &String| !keep.contains(p) && !terminal.kept.contains(p) && directories.contains(p);
+    all.map(|s| s.path).filter(left).collect()
+}
+
 /// Attempt in the name of a checkpoint's directory (`chk-<id>-<attempt>-<nonce>`), or of a shared file that begins so.
 fn attempt_of(directory: &str) -> Option<Attempt> {
     numbers(directory.strip_prefix("chk-")?)

@@ -171,6 +171,19 @@ pub async fn terminate(
     Ok((appended, terminal, end.delete))
 }
 
+/// Deletes what the job's terminal entry dropped, if the process that wrote it was killed before it had.
+pub async fn delete_left_at_end(storage: &Storage, view: &LogView) {
+    match storage.list_folders("").await {
+        Ok(folders) => {
+            let left = retention::left_at_end(view, &folders);
+            if !left.is_empty() {
+                delete_dropped(storage, view, &left).await;
+            }
+        }
+        Err(e) => tracing::warn!(error = %e, "it is not known what the job's end has left behind"),
+    }
+}
+
 /// Whether a file can be written into a folder that savepoints are to go to; the folder is made. Returns the folder as entries
 /// of the log name it.
 pub async fn check_target(storage: &Storage, target: &str) -> Result<String> {

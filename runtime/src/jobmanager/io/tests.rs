@@ -92,3 +92,23 @@ async fn a_savepoint_in_a_folder_of_the_users_is_found_again_however_its_path_is
         }
     }
 }
+
+#[tokio::test]
+async fn what_a_killed_process_left_of_an_ended_job_is_deleted_by_the_next_one_that_reports_the_end() {
+    let place = Place::new();
+    let mut s = place.process();
+    yes(s.claimed().await);
+    s.completes(1, SnapshotKind::Checkpoint, "").await;
+    s.completes(2, SnapshotKind::Savepoint, "").await;
+    // killed between the terminal entry and the deletion
+    let (_, t, delete) = {
+        let w = s.writer.as_ref().unwrap();
+        shell::terminate(w, Retention::NeverRetain, TerminalStatus::Finished, String::new(), 0).await.unwrap()
+    };
+    assert!(delete.len() == 1 && place.folders("chk-") == 1, "{t:?}");
+    for _ in 0..2 {
+        let verdict = place.process().prepare(&StartOptions::default()).await;
+        assert!(matches!(verdict, Verdict::Ended(..)), "{verdict:?}");
+        assert_eq!((place.folders("chk-"), place.folders("savepoint-")), (0, 1));
+    }
+}
