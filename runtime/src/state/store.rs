@@ -12,7 +12,7 @@ use crate::state::file::ReadAt;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use weir_api::config::{StateBackend, StateConfig};
@@ -30,10 +30,11 @@ pub trait StateStore: Send + Sync {
     fn read(&self, keys: &KeyList, found: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()>;
     /// Brings the tables' changes into the store. Blocks.
     fn flush(&self, tables: Vec<Box<dyn FrozenTable>>) -> Result<()>;
-    /// As [`Self::flush`]; returns the store's files as they are then, which stay until the result is dropped.
-    fn checkpoint(&self, tables: Vec<Box<dyn FrozenTable>>) -> Result<LocalFiles>;
-    /// As [`Self::flush`]; returns tables with all entries as they are then, to be written whole.
-    fn whole(&self, tables: Vec<Box<dyn FrozenTable>>) -> Result<Vec<Box<dyn FrozenTable>>>;
+    /// As [`Self::flush`]; returns the store's files as they are then, which stay until the result is dropped. An error soon after
+    /// `given_up` is set, if the store is not ready for the changes then: a later call brings them.
+    fn checkpoint(&self, tables: Vec<Box<dyn FrozenTable>>, given_up: &AtomicBool) -> Result<LocalFiles>;
+    /// As [`Self::checkpoint`]; returns tables with all entries as they are then, to be written whole.
+    fn whole(&self, tables: Vec<Box<dyn FrozenTable>>, given_up: &AtomicBool) -> Result<Vec<Box<dyn FrozenTable>>>;
     /// Declares a state; its name must be unique within the store.
     fn column(&self, descriptor: &Arc<StateDescriptor>, expired: Option<Arc<Expired>>) -> Result<Arc<Column>>;
     /// Removes all entries of a state.

@@ -91,7 +91,10 @@ impl Uploader for StorageUploader {
             for (operator, tables) in parts.keyed {
                 let (backed, mut tables): (Vec<_>, Vec<_>) = tables.into_iter().partition(|t| t.store().is_some());
                 let taken = match backed.first().and_then(|t| t.store().cloned()) {
-                    Some(store) => blocking(move || stored::take(&*store, backed, savepoint)).await?,
+                    Some(store) => {
+                        let given_up = given_up.clone();
+                        blocking(move || stored::take(&*store, backed, savepoint, &given_up)).await?
+                    }
                     None => stored::Taken::default(),
                 };
                 tables.extend(taken.whole);

@@ -19,6 +19,7 @@ use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes that are fetched at once, and files that are fetched side by side.
@@ -175,7 +176,7 @@ fn copy(store: &RocksStore, root: &Root, sources: &[Source<'_>], wanted: &BTreeS
     on_threads(vec![&work as &(dyn Fn() -> Result<()> + Sync); threads])?;
     // one at a time: their ranges may overlap, not their keys
     for file in files.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        store.take_over(vec![file])?;
+        store.take_over(vec![file], &AtomicBool::new(false))?;
     }
     Ok(())
 }

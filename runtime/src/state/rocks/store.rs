@@ -15,7 +15,7 @@ use crate::state::store::{
 use rocksdb::{DB, Options, ReadOptions};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -83,8 +83,9 @@ impl RocksStore {
         format!("{what}-{}", self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Hands files over to the database, once it has merged enough of what it got before.
-    pub(super) fn take_over(&self, files: Vec<PathBuf>) -> Result<()> {
+    /// Hands files over to the database, once it has merged enough of what it got before. Without waiting, an error if it has not
+    /// when `given_up` is set.
+    pub(super) fn take_over(&self, files: Vec<PathBuf>, given_up: &AtomicBool) -> Result<()> {
         if files.is_empty() {
             return Ok(());
         }
@@ -92,6 +93,11 @@ impl RocksStore {
         while self.number("rocksdb.num-files-at-level0") > MOST_OVERLAPPING {
             if self.number("rocksdb.background-errors") > 0 || since.elapsed() > MERGE_PATIENCE {
                 break; // what is wrong is told below
+            }
+            if given_up.load(Ordering::Relaxed) {
+                files.iter().for_each(|f| _ = std::fs::remove_file(f));
+                let why = "the snapshot was given up before the state's store was ready for its changes";
+                return Err(Error::external(ErrorCode::Checkpoint, why));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -103,7 +109,7 @@ impl RocksStore {
     }
 
     /// Brings the tables' changes into the database when it is their turn. Returns their places in the order.
-    fn bring(&self, tables: Vec<Box<dyn FrozenTable>>) -> Result<Vec<Backed>> {
+    fn bring(&self, tables: Vec<Box<dyn FrozenTable>>, given_up: &AtomicBool) -> Result<Vec<Backed>> {
         let mut all: Vec<(Backed, Box<dyn FrozenTable>)> = Vec::with_capacity(tables.len());
         for mut table in tables {
             let backed =
@@ -143,7 +149,7 @@ impl RocksStore {
             }
             done.push(backed);
         }
-        self.take_over(files.finish()?)?;
+        self.take_over(files.finish()?, given_up)?;
         for b in &done {
             b.column.set_flushed(b.epoch.max(b.column.flushed()));
         }
@@ -168,12 +174,14 @@ impl StateStore for RocksStore {
     }
 
     fn flush(&self, tables: Vec<Box<dyn FrozenTable>>) -> Result<()> {
-        self.bring(tables).map(drop).map_err(|e| e.at(format!("operator {:?}", self.about.operator)))
+        self.bring(tables, &AtomicBool::new(false))
+            .map(drop)
+            .map_err(|e| e.at(format!("operator {:?}", self.about.operator)))
     }
 
-    fn checkpoint(&self, tables: Vec<Box<dyn FrozenTable>>) -> Result<LocalFiles> {
+    fn checkpoint(&self, tables: Vec<Box<dyn FrozenTable>>, given_up: &AtomicBool) -> Result<LocalFiles> {
         let states = tables.iter().map(|t| t.descriptor().clone()).collect();
-        let done = self.bring(tables).and_then(|places| {
+        let done = self.bring(tables, given_up).and_then(|places| {
             let linked = checkpoint::link(self)?;
             // what comes later may change the database from here on
             drop(places);
@@ -182,8 +190,8 @@ impl StateStore for RocksStore {
         done.map_err(|e| e.at(format!("operator {:?}", self.about.operator)))
     }
 
-    fn whole(&self, tables: Vec<Box<dyn FrozenTable>>) -> Result<Vec<Box<dyn FrozenTable>>> {
-        let done = self.bring(tables).and_then(|places| {
+    fn whole(&self, tables: Vec<Box<dyn FrozenTable>>, given_up: &AtomicBool) -> Result<Vec<Box<dyn FrozenTable>>> {
+        let done = self.bring(tables, given_up).and_then(|places| {
             let linked = checkpoint::link(self)?;
             let columns: Vec<_> = places.iter().map(|b| b.column.clone()).collect();
             drop(places);

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 const MAX: u32 = 100;
@@ -163,12 +164,12 @@ impl Subtask {
     }
     fn checkpoint(&mut self) -> Result<LocalFiles> {
         let tables = self.freeze();
-        self.store.checkpoint(tables)
+        self.store.checkpoint(tables, &AtomicBool::new(false))
     }
     /// As an uploader writes a savepoint.
     fn savepoint(&mut self) -> InMemory {
         let tables = self.freeze();
-        let tables = self.store.whole(tables).unwrap();
+        let tables = self.store.whole(tables, &AtomicBool::new(false)).unwrap();
         let meta = SnapshotMeta {
             operator: "legs".into(),
             hash_version: HASH_VERSION,
@@ -338,7 +339,7 @@ fn a_checkpoint_has_what_was_there_at_the_barrier_and_new_files_hold_what_change
     fill(&mut s, 0..20, 1);
     let tables = s.freeze();
     fill(&mut s, 0..2000, 1); // after the barrier
-    let second = s.store.checkpoint(tables).unwrap();
+    let second = s.store.checkpoint(tables, &AtomicBool::new(false)).unwrap();
     let known: BTreeSet<_> = first.files.iter().map(|f| f.name.clone()).collect();
     let size = |all: &LocalFiles| all.files.iter().filter(|f| !known.contains(&f.name)).map(|f| f.size).sum::<u64>();
     assert!(size(&second) > 0 && size(&second) * 5 < first.files.iter().map(|f| f.size).sum::<u64>());
@@ -361,7 +362,7 @@ fn a_barrier_that_is_still_on_its_way_is_reached_before_what_came_after_it() {
     let (written, go) = std::sync::mpsc::channel::<()>();
     let uploader = std::thread::spawn(move || {
         go.recv().unwrap();
-        store.checkpoint(tables)
+        store.checkpoint(tables, &AtomicBool::new(false))
     });
     std::thread::scope(|scope| {
         let after = scope.spawn(|| fill(&mut s, 0..50, 1));
@@ -525,6 +526,32 @@ fn keys_that_come_and_go_between_two_barriers_take_no_more_memory_than_there_is(
     plain.want(5u64.key_hash(), &5);
     plain.load().unwrap();
     assert_eq!(plain.table.get(5u64.key_hash(), &5), None);
+}
+
+#[test]
+fn a_snapshot_that_is_given_up_does_not_wait_until_the_database_has_merged_and_a_later_one_has_its_changes() {
+    let place = Place::new(1 << 30);
+    let mut s = place.subtask(0, 1, &[]).unwrap();
+    s.store.db.set_options(&[("disable_auto_compactions", "true")]).unwrap();
+    let given_up = AtomicBool::new(true);
+    // each overlaps with those before; until the database has more of them than it should
+    let mut written = 0;
+    let e = loop {
+        assert!(written < 200, "it takes everything");
+        fill(&mut s, 0..50, 1);
+        written += 1;
+        let tables = s.freeze();
+        if let Err(e) = s.store.checkpoint(tables, &given_up) {
+            break e;
+        }
+    };
+    assert!(e.code == ErrorCode::Checkpoint && e.message.contains("given up"), "{e}");
+    s.store.db.set_options(&[("disable_auto_compactions", "false")]).unwrap();
+    s.store.db.compact_range::<&[u8], &[u8]>(None, None);
+    let local = s.checkpoint().unwrap();
+    let mut back = place.subtask(0, 1, &[uploaded(&s, &local).unwrap()]).unwrap();
+    back.states.prepare(&[name(3)]);
+    assert_eq!(back.states.value.get(&KeyRef::of(&name(3))), Some(&written));
 }
 
 #[test]

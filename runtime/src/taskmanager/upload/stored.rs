@@ -29,11 +29,16 @@ pub struct Taken {
     pub files: Option<LocalFiles>,
 }
 
-/// Brings what has changed into the store. Blocks.
-pub fn take(store: &dyn StateStore, tables: Vec<Box<dyn FrozenTable>>, savepoint: bool) -> Result<Taken> {
+/// Brings what has changed into the store. Blocks, but not long after `given_up` is set.
+pub fn take(
+    store: &dyn StateStore,
+    tables: Vec<Box<dyn FrozenTable>>,
+    savepoint: bool,
+    given_up: &AtomicBool,
+) -> Result<Taken> {
     match savepoint {
-        true => Ok(Taken { whole: store.whole(tables)?, files: None }),
-        false => Ok(Taken { whole: Vec::new(), files: Some(store.checkpoint(tables)?) }),
+        true => Ok(Taken { whole: store.whole(tables, given_up)?, files: None }),
+        false => Ok(Taken { whole: Vec::new(), files: Some(store.checkpoint(tables, given_up)?) }),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::state::snapshot::FrozenTable;
 use crate::state::store::{StateStore, StoreFactory, StoreSubtask, StoredSnapshot};
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
@@ -152,9 +153,9 @@ enum Uploaded {
 
 fn upload(store: &dyn StateStore, tables: Vec<Box<dyn FrozenTable>>, savepoint: bool) -> Uploaded {
     if savepoint {
-        return Uploaded::Tables(store.whole(tables).unwrap());
+        return Uploaded::Tables(store.whole(tables, &AtomicBool::new(false)).unwrap());
     }
-    let local = store.checkpoint(tables).unwrap();
+    let local = store.checkpoint(tables, &AtomicBool::new(false)).unwrap();
     let file = |name: &str, bytes: Vec<u8>| Arc::new(InMemory { name: name.into(), bytes: bytes.into() });
     let mut all: Vec<Arc<dyn ReadAt>> = vec![file("head", local.head)];
     all.extend(local.files.iter().map(|f| file(&f.name, std::fs::read(&f.path).unwrap()) as _));
