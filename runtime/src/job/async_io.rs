@@ -36,7 +36,8 @@ impl AsyncOptions {
         let capacity = capacity.max(1);
         Self { ordered, capacity, timeout, retries: 0, backoff: Duration::ZERO, skip_failures: false }
     }
-    /// Results come in the order of their records. At most `capacity` calls are under way in each subtask; one that takes
+    /// Results come in the order of their records. At most `capacity` calls are under way in each subtask, and it takes no
+    /// further records while so many have not been answered or have answers that wait for an earlier one's. A call that takes
     /// longer than `timeout`, with its retries, has failed.
     pub fn ordered(capacity: usize, timeout: Duration) -> Self {
         Self::new(true, capacity, timeout)
@@ -282,7 +283,8 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         ready!(self.out.poll_ready(cx))?;
         self.poll_progress(cx)?;
-        if self.queue.all_called() && self.under_way < self.options.capacity {
+        // also those that are answered and wait behind a slow call: they take room as those under way
+        if self.queue.outstanding() < self.options.capacity {
             return Poll::Ready(Ok(()));
         }
         self.flush()?;

@@ -1,13 +1,14 @@
 //! The order in which results leave an asynchronous operator: pure.
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Records in the order of their arrival, with the watermarks between them, until their results may go out.
 #[derive(Debug)]
 pub struct Queue<W, R> {
     ordered: bool,
-    entries: VecDeque<Entry<W, R>>,
-    /// Number of the first entry; they count up.
-    first: u64,
+    /// By their numbers. A result that went out before an earlier one leaves no place behind: one call may take very long.
+    entries: BTreeMap<u64, Entry<W, R>>,
+    /// Number of the next entry.
+    next: u64,
     /// Number of the first entry that may still have to be called.
     uncalled: u64,
     /// Numbers of the watermarks among the entries.
@@ -18,12 +19,8 @@ pub struct Queue<W, R> {
 #[derive(Debug)]
 enum Entry<W, R> {
     Waiting(W),
-    Done(W, R),
-    /// Its result went out before that of an earlier one.
-    Gone,
-    Watermark(i64),
-    Idle(i64),
-    EndOfInput,
+    /// Goes out when nothing is before it any more.
+    Ready(Released<W, R>),
 }
 
 /// What may go out.
@@ -39,8 +36,8 @@ impl<W, R> Queue<W, R> {
     pub fn new(ordered: bool) -> Self {
         Self {
             ordered,
-            entries: VecDeque::new(),
-            first: 0,
+            entries: BTreeMap::new(),
+            next: 0,
             uncalled: 0,
             marks: VecDeque::new(),
             released: VecDeque::new(),
@@ -52,100 +49,98 @@ impl<W, R> Queue<W, R> {
         self.entries.is_empty() && self.released.is_empty()
     }
 
+    /// How many records' results are not out: those not called, under way, or waiting for their turn.
+    pub fn outstanding(&self) -> usize {
+        self.entries.len() - self.marks.len()
+    }
+
+    fn append(&mut self, entry: Entry<W, R>) {
+        self.entries.insert(self.next, entry);
+        self.next += 1;
+    }
+
     /// Appends a record.
     pub fn push(&mut self, waiting: W) {
-        self.entries.push_back(Entry::Waiting(waiting));
+        self.append(Entry::Waiting(waiting));
     }
 
     /// Appends a watermark, which no result passes. One that directly follows another replaces it.
     pub fn watermark(&mut self, watermark: i64) {
-        if let Some(Entry::Watermark(last)) = self.entries.back_mut() {
+        if let Some(mut last) = self.entries.last_entry()
+            && let Entry::Ready(Released::Watermark(last)) = last.get_mut()
+        {
             *last = watermark;
             return;
         }
-        self.mark(Entry::Watermark(watermark));
+        self.mark(Released::Watermark(watermark));
     }
 
     /// Appends the beginning of idleness.
     pub fn idle(&mut self, watermark: i64) {
-        self.mark(Entry::Idle(watermark));
+        self.mark(Released::Idle(watermark));
     }
 
     /// Appends the end of the input: what comes behind it hears of it after the last result.
     pub fn end_of_input(&mut self) {
-        self.mark(Entry::EndOfInput);
+        self.mark(Released::EndOfInput);
     }
 
-    fn mark(&mut self, entry: Entry<W, R>) {
-        self.marks.push_back(self.first + self.entries.len() as u64);
-        self.entries.push_back(entry);
+    fn mark(&mut self, mark: Released<W, R>) {
+        self.marks.push_back(self.next);
+        self.append(Entry::Ready(mark));
         self.settle();
     }
 
     /// The next record to call, with its number. Each is given out once.
     pub fn next_call(&mut self) -> Option<(u64, &W)> {
-        self.uncalled = self.uncalled.max(self.first);
-        let ahead = (self.uncalled - self.first) as usize;
-        let skip = self.entries.iter().skip(ahead).position(|e| matches!(e, Entry::Waiting(_)))?;
-        let id = self.uncalled + skip as u64;
-        self.uncalled = id + 1;
-        match &self.entries[ahead + skip] {
+        let mut uncalled = self.entries.range(self.uncalled..);
+        let (id, waiting) = uncalled.find_map(|(&id, e)| match e {
             Entry::Waiting(w) => Some((id, w)),
-            _ => None,
-        }
-    }
-
-    /// Whether all records were given out by [`Self::next_call`].
-    pub fn all_called(&self) -> bool {
-        let ahead = self.uncalled.saturating_sub(self.first) as usize;
-        !self.entries.iter().skip(ahead).any(|e| matches!(e, Entry::Waiting(_)))
+            Entry::Ready(_) => None,
+        })?;
+        self.uncalled = id + 1;
+        Some((id, waiting))
     }
 
     /// The result of a record is there.
     pub fn complete(&mut self, id: u64, result: R) {
-        let at = id.checked_sub(self.first).and_then(|i| self.entries.get_mut(i as usize));
-        let Some(entry) = at else { return };
-        match std::mem::replace(entry, Entry::Gone) {
-            Entry::Waiting(w) if !self.ordered && self.marks.front().is_none_or(|&m| id < m) => {
+        match self.entries.remove(&id) {
+            Some(Entry::Waiting(w)) if !self.ordered && self.marks.front().is_none_or(|&m| id < m) => {
                 self.released.push_back(Released::Result(w, result));
             }
-            Entry::Waiting(w) => *entry = Entry::Done(w, result),
-            other => *entry = other,
+            Some(Entry::Waiting(w)) => _ = self.entries.insert(id, Entry::Ready(Released::Result(w, result))),
+            Some(other) => _ = self.entries.insert(id, other),
+            None => {}
         }
         self.settle();
     }
 
     /// Moves what has become free from the front to the released ones.
     fn settle(&mut self) {
-        while !matches!(self.entries.front(), None | Some(Entry::Waiting(_))) {
-            self.first += 1;
-            let mark = match self.entries.pop_front() {
-                Some(Entry::Done(w, r)) => {
-                    self.released.push_back(Released::Result(w, r));
-                    continue;
+        while let Some(first) = self.entries.first_entry() {
+            if matches!(first.get(), Entry::Waiting(_)) {
+                return;
+            }
+            let Entry::Ready(ready) = first.remove() else { return };
+            let is_mark = !matches!(ready, Released::Result(..));
+            self.released.push_back(ready);
+            if is_mark {
+                self.marks.pop_front();
+                if !self.ordered {
+                    self.open();
                 }
-                Some(Entry::Watermark(w)) => Released::Watermark(w),
-                Some(Entry::Idle(w)) => Released::Idle(w),
-                Some(Entry::EndOfInput) => Released::EndOfInput,
-                _ => continue,
-            };
-            self.released.push_back(mark);
-            self.marks.pop_front();
-            if !self.ordered {
-                self.open();
             }
         }
     }
 
     /// The records up to the next watermark may overtake each other now.
     fn open(&mut self) {
-        let end = self.marks.front().map_or(self.entries.len(), |m| (m - self.first) as usize);
-        for entry in self.entries.iter_mut().take(end) {
-            match std::mem::replace(entry, Entry::Gone) {
-                Entry::Done(w, r) => self.released.push_back(Released::Result(w, r)),
-                other => *entry = other,
-            }
-        }
+        let end = self.marks.front().copied().unwrap_or(self.next);
+        let ready = self.entries.extract_if(..end, |_, e| matches!(e, Entry::Ready(_)));
+        self.released.extend(ready.filter_map(|(_, e)| match e {
+            Entry::Ready(r) => Some(r),
+            Entry::Waiting(_) => None,
+        }));
     }
 
     /// Takes what may go out next.
@@ -155,9 +150,9 @@ impl<W, R> Queue<W, R> {
 
     /// The records whose results are not out, in the order of their arrival.
     pub fn waiting(&self) -> impl Iterator<Item = &W> {
-        self.entries.iter().filter_map(|e| match e {
-            Entry::Waiting(w) | Entry::Done(w, _) => Some(w),
-            _ => None,
+        self.entries.values().filter_map(|e| match e {
+            Entry::Waiting(w) | Entry::Ready(Released::Result(w, _)) => Some(w),
+            Entry::Ready(_) => None,
         })
     }
 }
@@ -226,6 +221,25 @@ mod tests {
         assert_eq!(drain(&mut q), ["4", "end"]);
     }
 
+    #[test]
+    fn what_overtook_a_slow_call_takes_no_room_and_what_waits_for_it_counts() {
+        for (ordered, watermark, outstanding) in [(false, false, 1), (false, true, 1001), (true, false, 1001)] {
+            let mut q = Queue::new(ordered);
+            q.push(0);
+            assert_eq!(q.next_call(), Some((0, &0)));
+            if watermark {
+                q.watermark(5);
+            }
+            for r in 1..=1000 {
+                q.push(r);
+                let (id, _) = q.next_call().unwrap();
+                q.complete(id, r * 10);
+                drain(&mut q);
+            }
+            assert_eq!((q.outstanding(), q.entries.len()), (outstanding, outstanding + usize::from(watermark)));
+        }
+    }
+
     proptest! {
         #[test]
         fn each_result_goes_out_once_between_its_watermarks(
@@ -253,9 +267,11 @@ mod tests {
                     _ => {}
                 }
                 out.extend(drain(&mut q));
+                let results = out.iter().filter(|o| !o.starts_with('w')).count();
+                prop_assert_eq!(q.outstanding(), next as usize - results);
             }
             called.extend(std::iter::from_fn(|| q.next_call().map(|(id, w)| (id, *w))));
-            prop_assert!(q.all_called());
+            prop_assert!(q.next_call().is_none());
             called.into_iter().rev().for_each(|(id, w)| q.complete(id, w * 10));
             out.extend(drain(&mut q));
             prop_assert!(q.is_empty());

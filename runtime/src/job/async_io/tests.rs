@@ -2,11 +2,12 @@
 use super::*;
 use crate::checkpoint::handles::SnapshotKind;
 use crate::connectors::{Collect, Generator};
-use crate::dataflow::Clock;
+use crate::dataflow::{BATCH_RECORDS, Clock};
 use crate::dataflow::harness::{Harness, Setup};
 use crate::graph::LogicalGraph;
 use crate::job::{Job, KeyedProcessFunction, ProcessFunction, Timer, Timers, WatermarkStrategy};
 use crate::state::{KeyRef, KeyedTable};
+use crate::testing::OperatorHarness;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 const N: u64 = 5000;
@@ -274,4 +275,41 @@ fn a_panic_in_a_call_is_an_error_and_no_hang() {
     })
     .unwrap_err();
     assert!(e.message.contains("picky") && e.message.contains("panicked"), "{e}");
+}
+
+/// Calls that wait until the gate has been opened for each of them.
+fn gated(gate: Arc<tokio::sync::Semaphore>, closed: impl Fn(u64) -> bool + Copy + Send + Sync + 'static) -> Gated {
+    Arc::new(move |i| {
+        let gate = gate.clone();
+        Box::pin(async move {
+            if closed(i) {
+                gate.acquire().await?.forget();
+            }
+            Ok(vec![i])
+        })
+    })
+}
+type Gated = Arc<dyn Fn(u64) -> futures::future::BoxFuture<'static, anyhow::Result<Vec<u64>>> + Send + Sync>;
+
+#[test]
+fn behind_one_slow_call_there_are_never_more_records_than_there_is_room_for() {
+    const CAPACITY: usize = 4;
+    const ALL: u64 = 100_000;
+    let made = Arc::new(AtomicU64::new(0));
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let (call, count) = (gated(gate.clone(), |i| i == 0), made.clone());
+    let mut h = OperatorHarness::new(move |s: Stream<u64>| {
+        let (call, made) = (call.clone(), count.clone());
+        s.async_io("slow", AsyncOptions::ordered(CAPACITY, LONG), move |i| {
+            made.fetch_add(1, SeqCst);
+            call(i)
+        })
+    })
+    .unwrap();
+    h.push_all(0..ALL).unwrap();
+    let calls = made.load(SeqCst);
+    assert!(calls > 0 && calls <= (BATCH_RECORDS + CAPACITY) as u64, "{calls}");
+    gate.add_permits(1);
+    h.finish().unwrap();
+    assert!(h.output().unwrap() == (0..ALL).collect::<Vec<_>>());
 }
