@@ -8,7 +8,7 @@ mod rate;
 pub mod sink;
 pub mod source;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use blackhole::Blackhole;
 pub use collect::Collect;

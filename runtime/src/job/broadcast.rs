@@ -1,6 +1,7 @@
 //! A keyed stream with a broadcast one: every subtask holds the same map, written from the broadcast side only.
 use super::co_stages::CoOperator;
 use super::connect::rows;
+use super::firing::{AT_ONCE, Firing};
 use super::function::{KeySelector, RuntimeContext};
 use super::keyed_stages::check_timers;
 use super::list_state::AnyListState;
@@ -211,12 +212,13 @@ pub trait KeyedBroadcastProcessFunction: Send + 'static {
 pub(super) struct Broadcasting<S, P: KeyedBroadcastProcessFunction> {
     selector: S,
     function: P,
+    firing: Firing,
     state: BroadcastState<P::BroadcastKey, P::BroadcastValue>,
 }
 
 impl<S, P: KeyedBroadcastProcessFunction> Broadcasting<S, P> {
     pub fn new(selector: S, function: P) -> Self {
-        Self { selector, function, state: BroadcastState::default() }
+        Self { selector, function, firing: Firing::default(), state: BroadcastState::default() }
     }
 }
 
@@ -250,7 +252,7 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
         self.function.open(cx)
     }
     fn run1(&mut self, batch: &mut Batch<P::In>, out: &mut Output<P::Out>) -> Result<()> {
-        let Self { selector, function, state } = self;
+        let Self { selector, function, state, .. } = self;
         rows(batch, selector, out, |key, record, out| function.process(key, record, state, out))
     }
     fn run2(&mut self, batch: &mut Batch<P::Broadcast>, out: &mut Output<P::Out>) -> Result<()> {
@@ -260,8 +262,15 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
     fn on_watermark(&mut self, watermark: i64, out: &mut Output<P::Out>) -> Result<()> {
         let Some(timers) = self.function.timers() else { return Ok(()) };
         timers.advance(watermark);
-        while let Some(due) = self.function.timers().and_then(Timers::pop_event) {
-            out.set_timestamp(due.timer.timestamp);
+        self.firing = Firing::Event;
+        self.go_on(out)
+    }
+    fn is_busy(&self) -> bool {
+        self.firing.is_busy()
+    }
+    fn go_on(&mut self, out: &mut Output<P::Out>) -> Result<()> {
+        for _ in 0..AT_ONCE {
+            let Some(due) = self.firing.next(self.function.timers(), out) else { break };
             if due.stored {
                 want_due(&due, self.function.states())?;
             }
@@ -273,13 +282,8 @@ impl<S: KeySelector<P::In, Key = P::Key>, P: KeyedBroadcastProcessFunction> CoOp
         self.function.timers()?.next_processing_time()
     }
     fn on_processing_time(&mut self, now: i64, out: &mut Output<P::Out>) -> Result<()> {
-        while let Some(due) = self.function.timers().and_then(|t| t.pop_processing(now)) {
-            if due.stored {
-                want_due(&due, self.function.states())?;
-            }
-            self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, &self.state, out)?;
-        }
-        Ok(())
+        self.firing = Firing::Processing(now);
+        self.go_on(out)
     }
     fn end_of_input1(&mut self, out: &mut Output<P::Out>) -> Result<()> {
         self.function.end_of_main_input(&self.state, out)

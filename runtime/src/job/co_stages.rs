@@ -99,6 +99,8 @@ struct CoStage<A, B, O: CoOperator<A, B>> {
     held: Option<i64>,
     /// The operator has more to do.
     busy: bool,
+    /// It has gone on since the last flush: results of its may lie around while the task waits.
+    unflushed: bool,
     inputs: PhantomData<fn(A, B)>,
 }
 
@@ -210,6 +212,7 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
             Signal::EndOfInput if self.ended.tell(O::TOLD_ONCE, ended::BOTH) => {
                 self.operator.end_of_input(&mut self.out)?;
             }
+            Signal::Flush => self.unflushed = false,
             Signal::Close => self.operator.close()?,
             Signal::Barrier { parts, .. } => {
                 self.operator.snapshot()?;
@@ -230,7 +233,9 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
         ready!(poll_sides(self.operator.side_outputs(), cx))?;
         if self.busy {
             ready!(self.out.poll_ready(cx))?;
+            self.tell_time();
             self.operator.go_on(&mut self.out)?;
+            self.unflushed = true;
             check_sides(self.operator.side_outputs())?;
             self.out.check()?;
             if self.operator.is_busy() {
@@ -247,7 +252,12 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
         self.out.poll_drained(cx)
     }
     fn next_timer(&mut self) -> Option<i64> {
-        let own = self.operator.next_processing_time();
+        if self.busy {
+            // the clock would have it do the rest at once
+            return None;
+        }
+        let flush = self.unflushed.then_some(i64::MIN);
+        let own = flush.into_iter().chain(self.operator.next_processing_time()).min();
         next_timer(self.operator.side_outputs(), own, &mut self.out)
     }
 }
@@ -278,9 +288,9 @@ impl<A: Data, B: Data, O: CoOperator<A, B>, M: Fn() -> O + Send + Sync> NodeFact
         connect_sides(operator.side_outputs(), &mut next)?;
         let (name, out) = (cx.operator.to_owned(), output(next.main())?);
         let ended = Ended::restored(O::TOLD_ONCE, cx.restore);
-        let (held, busy) = (None, false);
+        let (held, busy, unflushed) = (None, false, false);
         let types = PhantomData::<fn(A, B)>;
-        let stage = CoStage { name, operator, ttl, ended, out, stored, held, busy, inputs: types };
+        let stage = CoStage { name, operator, ttl, ended, out, stored, held, busy, unflushed, inputs: types };
         two_input_task::<A, B>(inputs, stage)
     }
 }

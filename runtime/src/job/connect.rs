@@ -1,6 +1,7 @@
 //! Two streams into one function: keyed with keyed, keyed with broadcast.
 use super::broadcast::{Broadcasting, KeyedBroadcastProcessFunction};
 use super::co_stages::{CoFactory, CoOperator};
+use super::firing::{AT_ONCE, Firing};
 use super::function::{KeySelector, RuntimeContext};
 use super::keyed::KeyedStream;
 use super::keyed_stages::check_timers;
@@ -152,7 +153,12 @@ impl<A: Data, SA: KeySelector<A>, B: Data, SB: KeySelector<B, Key = SA::Key>> Co
         P: KeyedCoProcessFunction<Key = SA::Key, In1 = A, In2 = B>,
     {
         let (s1, s2) = self.selectors();
-        self.co_process(name, move || CoFunction { first: s1.clone(), second: s2.clone(), function: make() })
+        self.co_process(name, move || CoFunction {
+            first: s1.clone(),
+            second: s2.clone(),
+            function: make(),
+            firing: Firing::default(),
+        })
     }
 
     pub(super) fn selectors(&self) -> (SA, SB) {
@@ -206,10 +212,11 @@ pub(super) fn add<A: Data, B: Data, O: CoOperator<A, B>>(
 }
 
 /// `ConnectedStreams::process_function`
-struct CoFunction<SA, SB, P> {
-    first: SA,
-    second: SB,
-    function: P,
+pub(super) struct CoFunction<SA, SB, P> {
+    pub first: SA,
+    pub second: SB,
+    pub function: P,
+    pub firing: Firing,
 }
 
 impl<SA, SB, P> CoOperator<P::In1, P::In2> for CoFunction<SA, SB, P>
@@ -256,8 +263,15 @@ where
     fn on_watermark(&mut self, watermark: i64, out: &mut Output<P::Out>) -> Result<()> {
         let Some(timers) = self.function.timers() else { return Ok(()) };
         timers.advance(watermark);
-        while let Some(due) = self.function.timers().and_then(Timers::pop_event) {
-            out.set_timestamp(due.timer.timestamp);
+        self.firing = Firing::Event;
+        self.go_on(out)
+    }
+    fn is_busy(&self) -> bool {
+        self.firing.is_busy()
+    }
+    fn go_on(&mut self, out: &mut Output<P::Out>) -> Result<()> {
+        for _ in 0..AT_ONCE {
+            let Some(due) = self.firing.next(self.function.timers(), out) else { break };
             if due.stored {
                 want_due(&due, self.function.states())?;
             }
@@ -269,13 +283,8 @@ where
         self.function.timers()?.next_processing_time()
     }
     fn on_processing_time(&mut self, now: i64, out: &mut Output<P::Out>) -> Result<()> {
-        while let Some(due) = self.function.timers().and_then(|t| t.pop_processing(now)) {
-            if due.stored {
-                want_due(&due, self.function.states())?;
-            }
-            self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, out)?;
-        }
-        Ok(())
+        self.firing = Firing::Processing(now);
+        self.go_on(out)
     }
     fn end_of_input1(&mut self, out: &mut Output<P::Out>) -> Result<()> {
         self.function.end_of_input1(out)

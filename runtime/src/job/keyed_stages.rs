@@ -1,12 +1,12 @@
 //! Stages of keyed operators: reduce, one value per key, functions with any states; restore and snapshot of their states.
 use super::ended::{self, Ended};
+use super::firing::{AT_ONCE, Firing};
 use super::function::{KeySelector, KeyedProcessFunction, RuntimeContext};
 use super::list_state::{self, AnyListState};
 use super::stages::{
     check_sides, connect_sides, drain_sides, next_timer, output, poll_sides, runtime_context, signal_sides,
 };
 use super::stored::{open_states, settle, want, want_due};
-use super::timers::Timers;
 use crate::data::{Data, Key};
 use crate::dataflow::factory::{AnyStage, BuildContext, Consumers, NodeFactory};
 use crate::dataflow::{AnySideOutput, Batch, Clock, Output, Signal, Stage};
@@ -284,6 +284,7 @@ fn rows<const TIMED: bool, T, U: Data, V: Data + Default, S: KeySelector<T>>(
 pub struct Function<S, P> {
     selector: S,
     function: P,
+    firing: Firing,
     batches: u32,
     /// Some state may be too large for a cache.
     large: bool,
@@ -295,7 +296,7 @@ const LARGE: usize = 4096;
 
 impl<S, P: KeyedProcessFunction> Function<S, P> {
     pub fn new(selector: S, function: P) -> Self {
-        Self { selector, function, batches: 0, large: false }
+        Self { selector, function, firing: Firing::default(), batches: 0, large: false }
     }
 
     fn prefetch(&mut self, hashes: &[u64]) {
@@ -338,8 +339,15 @@ where
     fn on_watermark(&mut self, watermark: i64, out: &mut Output<P::Out>) -> Result<()> {
         let Some(timers) = self.function.timers() else { return Ok(()) };
         timers.advance(watermark);
-        while let Some(due) = self.function.timers().and_then(Timers::pop_event) {
-            out.set_timestamp(due.timer.timestamp);
+        self.firing = Firing::Event;
+        self.go_on(out)
+    }
+    fn is_busy(&self) -> bool {
+        self.firing.is_busy()
+    }
+    fn go_on(&mut self, out: &mut Output<P::Out>) -> Result<()> {
+        for _ in 0..AT_ONCE {
+            let Some(due) = self.firing.next(self.function.timers(), out) else { break };
             if due.stored {
                 want_due(&due, self.function.states())?;
             }
@@ -351,13 +359,8 @@ where
         self.function.timers()?.next_processing_time()
     }
     fn on_processing_time(&mut self, now: i64, out: &mut Output<P::Out>) -> Result<()> {
-        while let Some(due) = self.function.timers().and_then(|t| t.pop_processing(now)) {
-            if due.stored {
-                want_due(&due, self.function.states())?;
-            }
-            self.function.on_timer(&KeyRef { hash: due.hash, key: &due.key }, &due.timer, out)?;
-        }
-        Ok(())
+        self.firing = Firing::Processing(now);
+        self.go_on(out)
     }
     fn run(&mut self, batch: &mut Batch<P::In>, out: &mut Output<P::Out>) -> Result<()> {
         self.prefetch(&batch.hashes);
@@ -431,6 +434,8 @@ struct KeyedStage<T, O: KeyedOperator<T>> {
     held: Option<i64>,
     /// The operator has more to do.
     busy: bool,
+    /// It has gone on since the last flush: results of its may lie around while the task waits.
+    unflushed: bool,
 }
 
 impl<T: Data, O: KeyedOperator<T>> KeyedStage<T, O> {
@@ -505,6 +510,7 @@ impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
             Signal::EndOfInput if self.ended.tell(O::TOLD_ONCE, ended::FIRST) => {
                 self.operator.end_of_input(&mut self.out)?;
             }
+            Signal::Flush => self.unflushed = false,
             Signal::Close => self.operator.close()?,
             Signal::Barrier { parts, .. } => {
                 self.operator.snapshot()?;
@@ -525,7 +531,11 @@ impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
         ready!(poll_sides(self.operator.side_outputs(), cx))?;
         if self.busy {
             ready!(self.out.poll_ready(cx))?;
+            if self.ttl.is_wanted() {
+                self.ttl.tell(self.operator.states());
+            }
             self.operator.go_on(&mut self.out)?;
+            self.unflushed = true;
             check_sides(self.operator.side_outputs())?;
             self.out.check()?;
             if self.operator.is_busy() {
@@ -542,7 +552,12 @@ impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
         self.out.poll_drained(cx)
     }
     fn next_timer(&mut self) -> Option<i64> {
-        let own = self.operator.next_processing_time();
+        if self.busy {
+            // the clock would have it do the rest at once
+            return None;
+        }
+        let flush = self.unflushed.then_some(i64::MIN);
+        let own = flush.into_iter().chain(self.operator.next_processing_time()).min();
         next_timer(self.operator.side_outputs(), own, &mut self.out)
     }
 }
@@ -564,8 +579,11 @@ impl<T: Data, O: KeyedOperator<T>, M: Fn() -> O + Send + Sync> NodeFactory for K
         connect_sides(operator.side_outputs(), &mut next)?;
         let (name, out) = (cx.operator.to_owned(), output(next.main())?);
         let ended = Ended::restored(O::TOLD_ONCE, cx.restore);
-        let (held, busy) = (None, false);
-        let stage = KeyedStage::<T, O> { name, operator, out, ttl, ended, stored, held, busy };
+        let (held, busy, unflushed) = (None, false, false);
+        let stage = KeyedStage::<T, O> { name, operator, out, ttl, ended, stored, held, busy, unflushed };
         Ok(AnyStage::new::<T>(Box::new(stage)))
     }
 }
+
+#[cfg(test)]
+mod tests;

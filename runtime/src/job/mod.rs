@@ -6,6 +6,7 @@ mod broadcast_plain;
 mod co_stages;
 mod connect;
 mod ended;
+mod firing;
 mod function;
 mod interval_join;
 mod keyed;
