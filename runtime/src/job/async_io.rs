@@ -116,7 +116,7 @@ struct AsyncStage<T, U, F> {
     queue: Queue<Waiting<T>, Vec<U>>,
     under_way: usize,
     answers: (mpsc::UnboundedSender<Answer<U>>, mpsc::UnboundedReceiver<Answer<U>>),
-    /// Results were emitted since the last flush.
+    /// Results or watermarks were emitted since the last flush.
     unflushed: bool,
     metrics: TaskMetrics,
     out: Output<U>,
@@ -189,7 +189,11 @@ where
                     self.unflushed |= !results.is_empty();
                     results.into_iter().for_each(|r| self.out.push(r));
                 }
-                Released::Watermark(w) => self.out.signal(&mut Signal::Watermark(w))?,
+                // an exchange keeps it until the next batch or flush
+                Released::Watermark(w) => {
+                    self.unflushed = true;
+                    self.out.signal(&mut Signal::Watermark(w))?;
+                }
                 Released::Idle(w) => self.out.signal(&mut Signal::Idle(w))?,
                 Released::EndOfInput => self.out.signal(&mut Signal::EndOfInput)?,
             }

@@ -313,3 +313,64 @@ fn behind_one_slow_call_there_are_never_more_records_than_there_is_room_for() {
     h.finish().unwrap();
     assert!(h.output().unwrap() == (0..ALL).collect::<Vec<_>>());
 }
+
+/// The gate is opened from this thread; the harness's runs the call that waits for it when it is asked something.
+fn until(h: &mut OperatorHarness<u64, u64>, is: impl Fn(&OperatorHarness<u64, u64>) -> bool) {
+    for _ in 0..10_000 {
+        h.set_processing_time(0).unwrap();
+        if is(h) {
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_an_answer_lets_go_is_not_left_lying_in_the_chain_of_a_silent_source() {
+    for answers in [false, true] {
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let call = gated(gate.clone(), |_| true);
+        // the chain of the source ends at an exchange
+        let mut h = OperatorHarness::with_parallelism(2, move |s: Stream<u64>| {
+            let call = call.clone();
+            let ask = move |i| {
+                let answer = call(i);
+                async move { Ok(if answers { answer.await? } else { answer.await?.split_off(1) }) }
+            };
+            let asked = s.async_io("ask", AsyncOptions::ordered(10, LONG), ask).parallelism(1);
+            asked.key_by_value(|i| *i).process("pass", |_: &mut u64, i, out| out.push(i))
+        })
+        .unwrap();
+        h.push_at(7, 50).unwrap();
+        h.watermark(100).unwrap();
+        assert_eq!((h.output().unwrap(), h.watermark_out()), (vec![], None));
+        gate.add_permits(1);
+        until(&mut h, |h| h.watermark_out().is_some());
+        assert_eq!((h.output().unwrap(), h.watermark_out()), (vec![7; usize::from(answers)], Some(100)));
+    }
+}
+
+#[test]
+fn results_reach_what_follows_while_the_source_is_silent() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let call = gated(gate.clone(), |_| true);
+    let mut h = OperatorHarness::with_parallelism(2, move |s: Stream<u64>| {
+        let call = call.clone();
+        let asked = s.async_io("ask", AsyncOptions::unordered(10, LONG), move |i| call(i)).parallelism(1);
+        asked.key_by_value(|i| *i).process("pass", |_: &mut u64, i, out| out.push(i))
+    })
+    .unwrap();
+    h.push_all([1, 2, 3]).unwrap();
+    let mut got = Vec::new();
+    for i in 1..=3 {
+        gate.add_permits(1);
+        for _ in 0..10_000 {
+            got.extend(h.output().unwrap());
+            if got.len() == i {
+                break;
+            }
+            h.set_processing_time(0).unwrap();
+        }
+        assert_eq!(got.len(), i);
+    }
+}
