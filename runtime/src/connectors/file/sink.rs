@@ -104,8 +104,8 @@ pub struct FileWriter {
     /// Number of the next file.
     next: u64,
     open: Option<Open>,
-    /// Files of this checkpoint that reached their size.
-    full: Vec<Target>,
+    /// Files of this checkpoint that are written, durable and closed: there may be more than a process may have open.
+    full: Vec<Full>,
     pending: Vec<Pending>,
     /// Those that hold some of what is pending.
     savepoints: BTreeSet<CheckpointId>,
@@ -116,6 +116,12 @@ pub struct FileWriter {
 enum Open {
     JsonLines(Target),
     Csv(Box<csv::Writer<Target>>),
+}
+
+/// A file that is written.
+struct Full {
+    n: u64,
+    bytes: u64,
 }
 
 /// The bytes of a file on their way.
@@ -133,8 +139,8 @@ struct Target {
 /// Bytes written between two requests to put them on the disk: at the barrier only the rest has to be waited for.
 const AHEAD: u64 = 8 << 20;
 
-/// Asks the disk for what was written to a file, on a thread of its own. Nothing depends on it: the commit makes sure, with a
-/// file handle of its own, which sees every error.
+/// Asks the disk for what was written to a file, on a thread of its own. Nothing depends on it: who closes the file makes sure,
+/// with the handle that wrote it, which sees every error.
 fn sync_ahead(path: PathBuf) {
     static SYNCER: OnceLock<Option<SyncSender<PathBuf>>> = OnceLock::new();
     let start = || {
@@ -157,6 +163,11 @@ impl Target {
             sync_ahead(self.path.clone());
         }
         Ok(())
+    }
+    /// Makes what is written durable and closes the file. The handle that wrote it is the one that hears of every error.
+    fn close(mut self) -> Result<Full> {
+        self.push_out().and_then(|()| self.file.sync_data()).map_err(|e| self.failed(&e))?;
+        Ok(Full { n: self.n, bytes: self.written })
     }
     fn bytes(&self) -> u64 {
         self.written + self.buffer.len() as u64
@@ -221,15 +232,16 @@ impl Open {
         Ok(done)
     }
 
-    fn finish(self) -> Result<Target> {
-        match self {
-            Self::JsonLines(t) => Ok(t),
+    fn finish(self) -> Result<Full> {
+        let target = match self {
+            Self::JsonLines(t) => t,
             Self::Csv(w) => {
                 let path = w.get_ref().path.display().to_string();
                 w.into_inner()
-                    .map_err(|e| Error::external(ErrorCode::Io, format!("cannot write {path}: {}", e.error())))
+                    .map_err(|e| Error::external(ErrorCode::Io, format!("cannot write {path}: {}", e.error())))?
             }
-        }
+        };
+        target.close()
     }
 }
 
@@ -252,7 +264,7 @@ impl FileWriter {
         })
     }
 
-    /// Closes the open file and makes all of this checkpoint's files durable under their pending names.
+    /// Closes the open file and gives all of this checkpoint's files, which are durable, their pending names.
     fn seal(&mut self, checkpoint: CheckpointId) -> Result<()> {
         if let Some(open) = self.open.take() {
             self.full.push(open.finish()?);
@@ -260,14 +272,13 @@ impl FileWriter {
         if self.full.is_empty() {
             return Ok(());
         }
-        for mut target in std::mem::take(&mut self.full) {
-            target.push_out().and_then(|()| target.file.sync_data()).map_err(|e| target.failed(&e))?;
-            let (c, n) = (checkpoint.0, target.n);
+        for Full { n, bytes } in std::mem::take(&mut self.full) {
+            let c = checkpoint.0;
             let pending = Pending {
                 checkpoint: c,
                 pending: self.names.pending(c, n),
                 part: self.names.part(c, n),
-                bytes: target.written,
+                bytes,
                 folder: self.folder.absolute(),
                 kept: String::new(),
             };
@@ -293,10 +304,6 @@ impl<T: Serialize> SinkWriter<T> for FileWriter {
             self.metrics.add_bytes_out(bytes - before);
             if bytes >= self.max_part_bytes {
                 self.full.push(open.finish()?);
-                if let Some(t) = self.full.last_mut() {
-                    t.push_out().map_err(|e| t.failed(&e))?;
-                    t.buffer = Vec::new();
-                }
             } else {
                 self.open = Some(open);
             }

@@ -206,6 +206,31 @@ fn files_are_rolled_by_size() {
     }
 }
 
+/// Files in the folder that this process has open.
+fn handles(dir: &Path) -> usize {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap();
+    let dir = dir.canonicalize().unwrap();
+    // the listing's own handle, and those of other tests, may be gone again
+    all.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok()).filter(|path| path.starts_with(&dir)).count()
+}
+
+#[test]
+fn full_parts_are_closed_however_many_a_checkpoint_has() {
+    const PARTS: u64 = 300;
+    for new in [FileSink::json_lines as fn(PathBuf) -> FileSink, FileSink::csv] {
+        let dir = TempDir::new().unwrap();
+        let mut w = writer::<u64>(&new(dir.path().to_path_buf()).max_part_bytes(1), 0, 1);
+        for i in 0..PARTS {
+            write(&mut w, vec![i]).unwrap();
+        }
+        assert_eq!(names(dir.path()).1.len() as u64, PARTS);
+        assert!(handles(dir.path()) <= 1, "{} of {PARTS} files are open", handles(dir.path()));
+        prepare(&mut w, 1).unwrap();
+        commit(&mut w, 1).unwrap();
+        assert_eq!(visible(dir.path()).len() as u64, PARTS);
+    }
+}
+
 #[test]
 fn closing_removes_what_is_open_and_keeps_what_is_pending() {
     let dir = TempDir::new().unwrap();
