@@ -4,11 +4,13 @@ use crate::data::{Data, DecodeError};
 use crate::dataflow::Batch;
 use crate::error::{Error, Result};
 use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weir_api::ids::CheckpointId;
 
-/// Attempt, subtask, checkpoint: names one pre-committed set of records for good.
-type Id = (u64, u32, u64);
+/// Operator, writer, attempt, subtask, checkpoint: names one pre-committed set of records for good. Clones may serve several sinks
+/// of a job, and several jobs, whose attempts and checkpoints are numbered alike.
+type Id = (String, u64, (u64, u32, u64));
 
 /// Collects committed records; clones share them. Pending records travel in the snapshot, so that recovery in the same
 /// process commits exactly what a file sink would.
@@ -75,7 +77,8 @@ impl<T: Data> Sink<T> for Collect<T> {
         Ok(())
     }
     fn writer(&self, cx: &SinkContext) -> Result<CollectWriter<T>> {
-        Ok(CollectWriter { to: self.clone(), cx: cx.clone(), open: Vec::new(), pending: Vec::new() })
+        let nonce = RandomState::new().hash_one(cx.attempt);
+        Ok(CollectWriter { to: self.clone(), cx: cx.clone(), nonce, open: Vec::new(), pending: Vec::new() })
     }
 }
 
@@ -84,6 +87,8 @@ impl<T: Data> Sink<T> for Collect<T> {
 pub struct CollectWriter<T> {
     to: Collect<T>,
     cx: SinkContext,
+    /// Keeps writers apart that are of the same attempt of different runs.
+    nonce: u64,
     open: Vec<T>,
     pending: Vec<(Id, Vec<T>)>,
 }
@@ -97,7 +102,9 @@ impl<T: Data> SinkWriter<T> for CollectWriter<T> {
     }
     fn prepare_commit(&mut self, checkpoint: CheckpointId) -> Result<Vec<Committable>> {
         if !self.open.is_empty() {
-            self.pending.push(((self.cx.attempt, self.cx.subtask, checkpoint.0), std::mem::take(&mut self.open)));
+            let SinkContext { operator, attempt, subtask, .. } = &self.cx;
+            let id = (operator.clone(), self.nonce, (*attempt, *subtask, checkpoint.0));
+            self.pending.push((id, std::mem::take(&mut self.open)));
         }
         let encode = |p: &(Id, Vec<T>)| {
             let mut out = Vec::new();
@@ -107,7 +114,7 @@ impl<T: Data> SinkWriter<T> for CollectWriter<T> {
         Ok(self.pending.iter().map(encode).collect())
     }
     fn commit(&mut self, checkpoint: CheckpointId) -> Result<()> {
-        for (id, records) in self.pending.extract_if(.., |(id, _)| id.2 <= checkpoint.0) {
+        for (id, records) in self.pending.extract_if(.., |(id, _)| id.2.2 <= checkpoint.0) {
             self.to.commit(id, records);
         }
         Ok(())
@@ -143,5 +150,19 @@ mod tests {
         sink.recover(&sink_cx(0, 1, 3), pending).unwrap();
         assert_eq!(sink.records(), [1, 2, 3, 4]);
         assert!(sink.recover(&sink_cx(0, 1, 4), vec![vec![0xff; 3]]).unwrap_err().message.contains("corrupt"));
+    }
+    #[test]
+    fn clones_serve_several_sinks_of_a_job_and_several_runs() {
+        let sink = Collect::new();
+        let other = SinkContext { operator: "other".into(), ..sink_cx(0, 1, 1) };
+        // the last one is that of another run
+        for (i, cx) in [sink_cx(0, 1, 1), other, sink_cx(0, 1, 1)].iter().enumerate() {
+            let mut w = sink.clone().writer(cx).unwrap();
+            write(&mut w, &[i as u64]);
+            let pending = w.prepare_commit(CheckpointId(1)).unwrap();
+            w.commit(CheckpointId(1)).unwrap();
+            sink.recover(cx, pending).unwrap();
+        }
+        assert_eq!(sink.records(), [0, 1, 2]);
     }
 }
