@@ -13,11 +13,31 @@ use std::task::{Context, Poll};
 #[derive(Clone, Default)]
 pub struct Shelf(Arc<Mutex<BTreeMap<String, Kept>>>);
 
+/// How many records each output had emitted, by name.
+pub type Marks = BTreeMap<String, usize>;
+
 struct Kept {
     /// `Vec<(T, Option<i64>)>`
-    records: Box<dyn Any + Send>,
+    records: Box<dyn Records>,
+    /// Records that were taken out before them.
+    taken: usize,
     /// By subtask: `i64::MIN` before the first one.
     watermarks: BTreeMap<u32, i64>,
+}
+
+/// Records of a type that only the output's stage and its reader know.
+trait Records: Any + Send {
+    fn len(&self) -> usize;
+    fn truncate(&mut self, to: usize);
+}
+
+impl<T: Data> Records for Vec<(T, Option<i64>)> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+    fn truncate(&mut self, to: usize) {
+        self.truncate(to);
+    }
 }
 
 impl Shelf {
@@ -32,14 +52,19 @@ impl Shelf {
         f: impl FnOnce(&mut Vec<(T, Option<i64>)>, &mut BTreeMap<u32, i64>) -> R,
     ) -> Option<R> {
         let mut all = self.lock();
-        let new = || Kept { records: Box::new(Vec::<(T, Option<i64>)>::new()), watermarks: BTreeMap::new() };
+        let new = || Kept { records: Box::new(Vec::<(T, Option<i64>)>::new()), taken: 0, watermarks: BTreeMap::new() };
         let kept = all.entry(name.to_owned()).or_insert_with(new);
-        Some(f(kept.records.downcast_mut()?, &mut kept.watermarks))
+        let records: &mut dyn Any = &mut *kept.records;
+        Some(f(records.downcast_mut()?, &mut kept.watermarks))
     }
 
     /// Takes what an output has emitted since the last call. None: its records are of another type.
     pub fn take<T: Data>(&self, name: &str) -> Option<Vec<(T, Option<i64>)>> {
-        self.with(name, |records, _| std::mem::take(records))
+        let records = self.with(name, |records, _| std::mem::take(records))?;
+        if let Some(kept) = self.lock().get_mut(name) {
+            kept.taken += records.len();
+        }
+        Some(records)
     }
 
     /// How many records there are to take.
@@ -52,9 +77,17 @@ impl Shelf {
         self.lock().get(name)?.watermarks.values().copied().min().filter(|w| *w > i64::MIN)
     }
 
-    /// Everything begins anew.
-    pub fn clear(&self) {
-        self.lock().clear();
+    /// How many records each output has emitted so far.
+    pub fn marks(&self) -> Marks {
+        self.lock().iter().map(|(name, kept)| (name.clone(), kept.taken + kept.records.len())).collect()
+    }
+
+    /// Goes back to where the marks were made: what was emitted since comes again, and what was emitted before does not.
+    pub fn back_to(&self, marks: &Marks) {
+        for (name, kept) in &mut *self.lock() {
+            kept.records.truncate(marks.get(name).map_or(0, |mark| mark.saturating_sub(kept.taken)));
+            kept.watermarks.clear();
+        }
     }
 
     /// A stage that keeps what it gets.

@@ -1,7 +1,7 @@
 //! A harness for operators: push records and watermarks, set the clock, look at outputs and state, snapshot, restore.
 use super::activity::Activity;
 use super::input::TestSource;
-use super::keep::Shelf;
+use super::keep::{Marks, Shelf};
 use crate::checkpoint::handles::SnapshotKind;
 use crate::checkpoint::storage::Storage;
 use crate::data::{Data, Key};
@@ -28,7 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A snapshot that a harness took.
 #[derive(Debug, Clone)]
-pub struct TestSnapshot(harness::Snapshot);
+pub struct TestSnapshot {
+    snapshot: harness::Snapshot,
+    /// What had been emitted before it.
+    emitted: Marks,
+}
 
 /// What tests do with operators, whatever their inputs: reached from [`OperatorHarness`] and [`TwoInputHarness`].
 pub struct Operators<U> {
@@ -219,7 +223,8 @@ impl<U: Data> Operators<U> {
 
     /// Takes a checkpoint, through all operators. It is complete when this returns.
     pub fn snapshot(&mut self) -> Result<TestSnapshot> {
-        self.taken(SnapshotKind::Checkpoint).map(TestSnapshot)
+        let snapshot = self.taken(SnapshotKind::Checkpoint)?;
+        Ok(TestSnapshot { snapshot, emitted: self.shelf.marks() })
     }
 
     fn known(&self, operator: &str) -> Result<()> {
@@ -301,9 +306,8 @@ impl<U: Data> Operators<U> {
         let result = declare(&mut job);
         let (graph, names) = keep_outputs(job, &result, &self.shelf)?;
         self.names = names;
-        // what was emitted and not taken would come again
-        self.shelf.clear();
-        let restored = block_on(self.runtime()?, old.restore(&snapshot.0, graph, parallelism))?;
+        self.shelf.back_to(&snapshot.emitted);
+        let restored = block_on(self.runtime()?, old.restore(&snapshot.snapshot, graph, parallelism))?;
         self.harness = Some(restored);
         self.settle()?;
         Ok(self)
@@ -423,7 +427,8 @@ impl<T: Data, U: Data> OperatorHarness<T, U> {
         self.running.settle()
     }
 
-    /// Cancels what runs and starts anew from the snapshot, in so many subtasks. The clock stays as it is.
+    /// Cancels what runs and starts anew from the snapshot, in so many subtasks. The clock stays as it is. Of what was emitted
+    /// and not taken, that from before the snapshot is still there.
     pub fn restore(self, snapshot: &TestSnapshot, parallelism: u32) -> Result<Self> {
         let Self { declare, running, .. } = self;
         let input = TestSource::from_now();
@@ -512,7 +517,8 @@ impl<A: Data, B: Data, U: Data> TwoInputHarness<A, B, U> {
         self.running.settle()
     }
 
-    /// Cancels what runs and starts anew from the snapshot, in so many subtasks. The clock stays as it is.
+    /// Cancels what runs and starts anew from the snapshot, in so many subtasks. The clock stays as it is. Of what was emitted
+    /// and not taken, that from before the snapshot is still there.
     pub fn restore(self, snapshot: &TestSnapshot, parallelism: u32) -> Result<Self> {
         let Self { declare, running, .. } = self;
         let inputs = (TestSource::from_now(), TestSource::from_now());

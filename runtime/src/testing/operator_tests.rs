@@ -239,3 +239,23 @@ async fn it_may_be_used_from_async_code() {
     h.push((1, 1)).unwrap();
     assert_eq!(h.side_output(ODD).unwrap(), [1]);
 }
+
+#[test]
+fn what_was_emitted_before_the_snapshot_is_there_after_a_restore_and_what_came_later_is_not() {
+    let start = || OperatorHarness::new(|s: Stream<u64>| s.map(|i| i * 10)).unwrap();
+    for taken in [0, 1, 3] {
+        let mut h = start();
+        h.push(1).unwrap();
+        let mut got = if taken == 1 { h.output().unwrap() } else { vec![] };
+        h.push(2).unwrap();
+        let snapshot = h.snapshot().unwrap();
+        h.push(3).unwrap();
+        if taken == 3 {
+            assert_eq!(h.output().unwrap(), [10, 20, 30]);
+        }
+        let mut h = h.restore(&snapshot, 2).unwrap();
+        h.push(4).unwrap();
+        got.extend(h.output().unwrap());
+        assert_eq!(got, if taken == 3 { vec![40] } else { vec![10, 20, 40] });
+    }
+}
