@@ -199,23 +199,78 @@ where
             if due.stored {
                 want_due(&due, vec![&mut self.left, &mut self.right])?;
             }
-            let (key, until) = (KeyRef { hash: due.hash, key: &due.key }, due.timer.timestamp);
-            match due.timer.namespace {
-                0 => drop_until(&mut self.left, &key, until.saturating_sub(self.upper.max(0))),
-                _ => drop_until(&mut self.right, &key, until.saturating_add(self.lower.min(0))),
+            let (key, now, side) =
+                (KeyRef { hash: due.hash, key: &due.key }, self.timers.watermark(), due.timer.namespace);
+            let left = match side {
+                0 => {
+                    drop_until(&mut self.left, &key, now.saturating_sub(self.upper.max(0))).map(|t| self.left_until(t))
+                }
+                _ => drop_until(&mut self.right, &key, now.saturating_add(self.lower.min(0)))
+                    .map(|t| self.right_until(t)),
+            };
+            // its timer is there, unless the bounds were others before a restore
+            if let Some(until) = left {
+                self.timers.register(&key, TimeDomain::Event, until, side);
             }
         }
         Ok(())
     }
 }
 
-/// Throws out what is not later than this.
-fn drop_until<K: crate::data::Key, T: Data>(state: &mut ValueState<K, Waiting<T>>, key: &KeyRef<'_, K>, time: i64) {
-    let Some(waiting) = state.get_mut(key) else { return };
+/// Throws out what is not later than this. Gives the earliest time that is left.
+fn drop_until<K: crate::data::Key, T: Data>(
+    state: &mut ValueState<K, Waiting<T>>,
+    key: &KeyRef<'_, K>,
+    time: i64,
+) -> Option<i64> {
+    let waiting = state.get_mut(key)?;
     while waiting.first_key_value().is_some_and(|(t, _)| *t <= time) {
         waiting.pop_first();
     }
-    if waiting.is_empty() {
+    let left = waiting.first_key_value().map(|(t, _)| *t);
+    if left.is_none() {
         state.clear(key);
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TwoInputHarness;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+
+    #[test]
+    fn records_are_thrown_out_in_time_also_when_the_bounds_have_changed_over_a_restore() {
+        for (before, after) in [(1000, 5000), (5000, 1000)] {
+            let bound = Arc::new(AtomicI64::new(before));
+            let current = bound.clone();
+            let mut h = TwoInputHarness::new(move |a: Stream<u64>, b: Stream<u64>| {
+                let bound = current.load(SeqCst);
+                let join = a.key_by(|_| &0u64).interval_join(&b.key_by(|_| &0u64), -bound, bound);
+                join.process("join", |a, b, out| out.push((*a, *b)))
+            })
+            .unwrap();
+            for (record, time) in [(1, 0), (2, 500), (3, 3000)] {
+                h.push1_at(record, time).unwrap();
+                h.push2_at(record, time).unwrap();
+            }
+            let snapshot = h.snapshot().unwrap();
+            bound.store(after, SeqCst);
+            let mut h = h.restore(&snapshot, 1).unwrap();
+            h.output().unwrap();
+            // the timers of before come, with records that are still wanted
+            h.watermark(1400).unwrap();
+            h.push2_at(4, 1400).unwrap();
+            let expected: &[(u64, u64)] = if after == 5000 { &[(1, 4), (2, 4), (3, 4)] } else { &[(2, 4)] };
+            assert_eq!(h.output().unwrap(), expected);
+            h.watermark(10_000).unwrap();
+            let left = h.state("join", ValueState::<u64, Waiting<u64>>::new("left")).unwrap();
+            let right = h.state("join", ValueState::<u64, Waiting<u64>>::new("right")).unwrap();
+            assert_eq!((left.len(), right.len()), (0, 0), "from {before} to {after}");
+            let timers = h.state("join", Timers::<u64, u8>::new("timers")).unwrap();
+            assert!(timers.is_empty());
+        }
     }
 }
