@@ -259,7 +259,9 @@ impl<I: Inlet> Running<I> {
                         if barrier.kind.drains() {
                             // also where all was drained once: a timer behind the end of the input may have begun a call
                             self.draining.get_or_insert(Draining::AfterEnd);
-                            self.held = Some((barrier, since));
+                            if let Some((older, _)) = self.held.replace((barrier, since)) {
+                                self.decline(older.id);
+                            }
                         } else {
                             self.barrier(barrier, since)?;
                         }
@@ -328,3 +330,6 @@ impl<I: Inlet> Running<I> {
         Ok(false)
     }
 }
+
+#[cfg(test)]
+mod tests;
