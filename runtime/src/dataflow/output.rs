@@ -158,6 +158,11 @@ impl<T: Clone> Output<T> {
         Poll::Ready(Ok(()))
     }
 
+    /// As [`Stage::is_paused`], of any stage behind.
+    pub fn is_paused(&self) -> bool {
+        self.next.iter().any(|s| s.is_paused())
+    }
+
     /// As [`Stage::poll_drained`], of all stages behind.
     pub fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         if !self.batch.is_empty() {

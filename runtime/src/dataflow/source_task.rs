@@ -163,7 +163,7 @@ impl<R: SourceReader> Running<R> {
         self.task.out.signal(&mut Signal::Flush)
     }
 
-    /// The next command, a timer, or readiness to read (never while paused or at the end).
+    /// The next command, a timer (while nothing is read), or readiness to read (never while paused or at the end).
     async fn next_wake(&mut self) -> Wake {
         let reading = !self.ended && self.paused.is_none() && !self.draining;
         let wake = poll_fn(|cx| {
@@ -173,7 +173,13 @@ impl<R: SourceReader> Running<R> {
                 Poll::Pending => {}
             }
             match reading {
-                true => self.task.out.poll_ready(cx).map(Wake::Ready),
+                true => match self.task.out.poll_ready(cx) {
+                    Poll::Pending if self.task.out.is_paused() => {
+                        let due = self.task.out.next_timer();
+                        self.wakeup.poll(cx, due).map(Wake::Time)
+                    }
+                    ready => ready.map(Wake::Ready),
+                },
                 // what is emitted behind a barrier that ends tasks would be lost: timers wait for the restore
                 false if self.paused.is_some() => Poll::Pending,
                 false => {

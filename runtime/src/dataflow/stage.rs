@@ -16,6 +16,11 @@ pub trait Stage<T>: Send {
     fn signal(&mut self, signal: &mut Signal<'_>) -> Result<()>;
     /// Ready when the exchanges behind this stage take another batch. The task asks before it feeds the chain again.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+    /// [`Self::poll_ready`] was pending because event time must not go on for now, not for want of room: what the chain does by
+    /// itself goes on. Only in the chain of a source.
+    fn is_paused(&self) -> bool {
+        false
+    }
     /// Ready when nothing is held back that would be emitted later by itself (calls to other systems). The task asks before it
     /// passes the end of the input.
     fn poll_drained(&mut self, _cx: &mut Context<'_>) -> Poll<Result<()>> {

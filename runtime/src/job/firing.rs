@@ -24,7 +24,11 @@ impl Firing {
     }
 
     /// Takes the next timer that is due, and gives the output the time of its results. None: all have fired.
-    pub fn next<K: Key, U: Clone>(&mut self, timers: Option<&mut Timers<K>>, out: &mut Output<U>) -> Option<Due<K, ()>> {
+    pub fn next<K: Key, U: Clone>(
+        &mut self,
+        timers: Option<&mut Timers<K>>,
+        out: &mut Output<U>,
+    ) -> Option<Due<K, ()>> {
         let due = timers.and_then(|timers| match *self {
             Self::Nothing => None,
             Self::Event => timers.pop_event(),

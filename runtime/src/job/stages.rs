@@ -102,6 +102,9 @@ impl<T: Data, U: Data, X: Transform<T, U>> Stage<T> for TransformStage<T, U, X> 
         ready!(poll_sides(self.transform.side_outputs(), cx))?;
         self.out.poll_ready(cx)
     }
+    fn is_paused(&self) -> bool {
+        self.out.is_paused()
+    }
     fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         ready!(drain_sides(self.transform.side_outputs(), cx))?;
         self.out.poll_drained(cx)

@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::job::alignment::Member;
 use crate::observe::TaskMetrics;
 use std::marker::PhantomData;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// Says how far event time has come, from the records seen. Made anew for each subtask and, where a source reads several
@@ -199,7 +199,7 @@ pub(super) struct WatermarkStage<T, G: GeneratorFactory<T>, A> {
     next_tick: Option<i64>,
     clock: Clock,
     member: Option<Member>,
-    /// Waiting for others of the alignment group.
+    /// Waiting for others of the alignment group, with room behind.
     paused: bool,
     metrics: TaskMetrics,
     /// The records up to a watermark within a batch.
@@ -354,14 +354,20 @@ impl<T: Data, G: GeneratorFactory<T>, A: TimestampAssigner<T>> Stage<T> for Wate
             Signal::Watermark(i64::MAX) => return self.set(i64::MAX),
             // event time begins here
             Signal::Watermark(_) | Signal::Idle(_) => return Ok(()),
-            Signal::ProcessingTime(now) if self.next_tick.is_some_and(|t| t <= *now) => self.tick(*now)?,
+            Signal::ProcessingTime(now) if !self.paused && self.next_tick.is_some_and(|t| t <= *now) => {
+                self.tick(*now)?
+            }
             _ => {}
         }
         self.out.signal(signal)
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        ready!(self.out.poll_ready(cx))?;
+        let ready = self.out.poll_ready(cx)?;
+        if ready.is_pending() {
+            self.paused = false;
+            return Poll::Pending;
+        }
         let Some(member) = &self.member else { return Poll::Ready(Ok(())) };
         if member.poll_aligned(cx).is_ready() {
             self.paused = false;
@@ -374,6 +380,10 @@ impl<T: Data, G: GeneratorFactory<T>, A: TimestampAssigner<T>> Stage<T> for Wate
         Poll::Pending
     }
 
+    fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.out.poll_drained(cx)
     }
@@ -382,6 +392,8 @@ impl<T: Data, G: GeneratorFactory<T>, A: TimestampAssigner<T>> Stage<T> for Wate
         // at the end nothing is idle any more
         let own = match (self.tick_ms, self.next_tick) {
             (Some(_), _) if self.last == i64::MAX => None,
+            // time in which it takes no records does not make it idle
+            _ if self.paused => None,
             (Some(tick), None) => {
                 self.next_tick = Some(self.clock.now_ms().saturating_add(tick));
                 self.next_tick

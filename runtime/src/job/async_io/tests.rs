@@ -2,8 +2,8 @@
 use super::*;
 use crate::checkpoint::handles::SnapshotKind;
 use crate::connectors::{Collect, Generator};
-use crate::dataflow::{BATCH_RECORDS, Clock};
 use crate::dataflow::harness::{Harness, Setup};
+use crate::dataflow::{BATCH_RECORDS, Clock};
 use crate::graph::LogicalGraph;
 use crate::job::{Job, KeyedProcessFunction, ProcessFunction, Timer, Timers, WatermarkStrategy};
 use crate::state::{KeyRef, KeyedTable};

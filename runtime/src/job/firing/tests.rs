@@ -100,12 +100,7 @@ impl KeyedBroadcastProcessFunction for Bells {
         self.wind(key);
         Ok(())
     }
-    fn process_broadcast(
-        &mut self,
-        _: &u64,
-        _: &mut BroadcastState<u64, u64>,
-        _: &mut Output<u64>,
-    ) -> Result<()> {
+    fn process_broadcast(&mut self, _: &u64, _: &mut BroadcastState<u64, u64>, _: &mut Output<u64>) -> Result<()> {
         Ok(())
     }
     fn on_timer(

@@ -203,3 +203,94 @@ fn only_sources_can_wait_for_each_other() {
     let e = runtime.block_on(start).map(drop).unwrap_err();
     assert!(e.code == ErrorCode::Graph && e.message.contains("directly behind the source"), "{e}");
 }
+
+/// A source that waits for others takes no records; the calls that it has made are answered nevertheless.
+#[test]
+fn what_a_chain_does_by_itself_goes_on_while_its_source_waits_for_others() {
+    use crate::job::{AsyncOptions, BroadcastState, KeyedBroadcastProcessFunction, Stream};
+    use crate::state::KeyRef;
+    use crate::testing::TwoInputHarness;
+
+    struct Pass;
+    impl KeyedBroadcastProcessFunction for Pass {
+        type Key = i64;
+        type In = i64;
+        type Broadcast = i64;
+        type Out = i64;
+        type BroadcastKey = i64;
+        type BroadcastValue = i64;
+        fn process(
+            &mut self,
+            _: &KeyRef<'_, i64>,
+            r: &i64,
+            _: &BroadcastState<i64, i64>,
+            out: &mut Output<i64>,
+        ) -> Result<()> {
+            out.push(*r);
+            Ok(())
+        }
+        fn process_broadcast(&mut self, _: &i64, _: &mut BroadcastState<i64, i64>, _: &mut Output<i64>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let closed = gate.clone();
+    let mut h = TwoInputHarness::new(move |first: Stream<i64>, second: Stream<i64>| {
+        let gate = closed.clone();
+        let call = move |r: i64| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await?.forget();
+                Ok(vec![r])
+            }
+        };
+        let strategy = || bounded(0).alignment("both", ms(1000)).idleness(ms(10));
+        let options = AsyncOptions::ordered(100, Duration::from_secs(600));
+        let first = first.map(|r| r).watermarks(strategy()).async_io("ask", options, call);
+        let second = second.watermarks(strategy());
+        first.key_by(|r| r).connect_broadcast(&second).process_function("pass", || Pass)
+    })
+    .unwrap();
+    h.push2(0).unwrap();
+    h.push1(5000).unwrap();
+    h.push1(5001).unwrap();
+    gate.add_permits(2);
+    let mut got = Vec::new();
+    for _ in 0..10_000 {
+        got.extend(h.output().unwrap());
+        if !got.is_empty() {
+            break;
+        }
+        h.set_processing_time(0).unwrap();
+    }
+    assert_eq!(got, [5000], "it has paused before the second one");
+    h.push2(5000).unwrap();
+    for _ in 0..10_000 {
+        got.extend(h.output().unwrap());
+        if got.len() > 1 {
+            break;
+        }
+        h.set_processing_time(0).unwrap();
+    }
+    assert_eq!(got, [5000, 5001]);
+}
+
+#[test]
+fn a_source_that_waits_for_others_does_not_become_idle() {
+    let groups = AlignmentGroups::new(false);
+    let other = groups.join("g", ms(0));
+    other.advance(0);
+    let mut t = start(bounded(0).alignment("g", ms(100)).idleness(ms(10)), &groups);
+    let cx = &mut Context::from_waker(std::task::Waker::noop());
+    assert!(!t.tick().contains(&"idle".into()) && !t.stage.is_paused());
+    t.batch(&[1000]);
+    assert!(t.stage.poll_ready(cx).is_pending() && t.stage.is_paused());
+    assert_eq!(t.stage.next_timer(), None);
+    for now in [10_000, 20_000, 30_000] {
+        // another operator of the chain has asked for it
+        assert!(t.signal(Signal::ProcessingTime(now)).is_empty());
+    }
+    other.advance(900);
+    assert!(t.stage.poll_ready(cx).is_ready() && !t.stage.is_paused());
+}
