@@ -265,6 +265,8 @@ mod tests {
             h.push2_at(4, 1400).unwrap();
             let expected: &[(u64, u64)] = if after == 5000 { &[(1, 4), (2, 4), (3, 4)] } else { &[(2, 4)] };
             assert_eq!(h.output().unwrap(), expected);
+            // behind this none of the timers of before is left
+            h.watermark(4500).unwrap();
             h.watermark(10_000).unwrap();
             let left = h.state("join", ValueState::<u64, Waiting<u64>>::new("left")).unwrap();
             let right = h.state("join", ValueState::<u64, Waiting<u64>>::new("right")).unwrap();

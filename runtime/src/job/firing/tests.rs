@@ -198,11 +198,21 @@ fn functions_of_two_inputs() {
 /// A source that is silent flushes what its chain emits by itself only if it is told.
 #[test]
 fn results_of_all_goes_reach_the_end_while_the_input_is_silent() {
-    let mut h = OperatorHarness::new(|s: Stream<u64>| s.key_by(|n| n).process_function("bells", bells)).unwrap();
+    // the chain of the source ends at an exchange that keeps records until it is flushed
+    let mut h = OperatorHarness::with_parallelism(2, |s: Stream<u64>| {
+        let rung = s.key_by(|n| n).process_function("bells", bells).parallelism(1);
+        rung.key_by_value(|n| *n).process("pass", |_: &mut u64, n, out| out.push(n))
+    })
+    .unwrap();
     h.push_all((0..N).rev()).unwrap();
-    h.set_processing_time(N as i64).unwrap();
-    assert_eq!(h.output().unwrap(), (0..=N).collect::<Vec<_>>());
-    h.watermark(N as i64).unwrap();
-    assert_eq!(h.output().unwrap(), (0..=N).collect::<Vec<_>>());
+    for event in [false, true] {
+        match event {
+            false => h.set_processing_time(N as i64).unwrap(),
+            true => h.watermark(N as i64).unwrap(),
+        }
+        let mut all = h.output().unwrap();
+        all.sort_unstable();
+        assert_eq!(all, (0..=N).collect::<Vec<_>>(), "event time: {event}");
+    }
     assert_eq!(h.watermark_out(), Some(N as i64));
 }

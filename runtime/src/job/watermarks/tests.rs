@@ -236,7 +236,7 @@ fn what_a_chain_does_by_itself_goes_on_while_its_source_waits_for_others() {
 
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let closed = gate.clone();
-    let mut h = TwoInputHarness::new(move |first: Stream<i64>, second: Stream<i64>| {
+    let mut h = TwoInputHarness::with_parallelism(2, move |first: Stream<i64>, second: Stream<i64>| {
         let gate = closed.clone();
         let call = move |r: i64| {
             let gate = gate.clone();
@@ -247,8 +247,10 @@ fn what_a_chain_does_by_itself_goes_on_while_its_source_waits_for_others() {
         };
         let strategy = || bounded(0).alignment("both", ms(1000)).idleness(ms(10));
         let options = AsyncOptions::ordered(100, Duration::from_secs(600));
-        let first = first.map(|r| r).watermarks(strategy()).async_io("ask", options, call);
-        let second = second.watermarks(strategy());
+        // the chain of the source ends at an exchange that keeps records until it is flushed
+        let first = first.map(|r| r).parallelism(1).watermarks(strategy()).parallelism(1);
+        let first = first.async_io("ask", options, call).parallelism(1);
+        let second = second.watermarks(strategy()).parallelism(1);
         first.key_by(|r| r).connect_broadcast(&second).process_function("pass", || Pass)
     })
     .unwrap();
