@@ -195,10 +195,8 @@ fn functions_of_two_inputs() {
     of_two_inputs(Broadcasting::new(own(), bells()));
 }
 
-/// A source that is silent flushes what its chain emits by itself only if it is told.
 #[test]
-fn results_of_all_goes_reach_the_end_while_the_input_is_silent() {
-    // the chain of the source ends at an exchange that keeps records until it is flushed
+fn results_of_all_goes_reach_what_follows_and_the_watermark_behind_them() {
     let mut h = OperatorHarness::with_parallelism(2, |s: Stream<u64>| {
         let rung = s.key_by(|n| n).process_function("bells", bells).parallelism(1);
         rung.key_by_value(|n| *n).process("pass", |_: &mut u64, n, out| out.push(n))
