@@ -20,6 +20,9 @@ pub struct History {
     pub floor: Arc<AtomicU32>,
 }
 
+/// Entries that are brought near before they are encoded.
+const NEAR: usize = 32;
+
 /// The segments of a table at one moment, in the order of the hash.
 pub struct FrozenSegments<K, V> {
     parts: VecDeque<Part<K, V>>,
@@ -144,9 +147,18 @@ impl<K: Key, V: Data> Part<K, V> {
         visit: &mut impl FnMut(u32, &Slot<K, V>) -> Result<()>,
     ) -> Result<()> {
         let first = key_group(self.first_hash, max_parallelism);
-        let mut slots = self.slots(since).filter(|s| keep.is_none_or(|keep| keep(&s.value)));
+        let slots = self.slots(since).filter(|s| keep.is_none_or(|keep| keep(&s.value)));
         if first == key_group(self.last_hash, max_parallelism) {
-            return slots.try_for_each(|s| visit(first, s));
+            let mut slots = slots;
+            let mut near = Vec::with_capacity(NEAR);
+            loop {
+                // looking at their epochs brings them near, all at a time
+                near.extend(slots.by_ref().take(NEAR));
+                if near.is_empty() {
+                    return Ok(());
+                }
+                near.drain(..).try_for_each(|s| visit(first, s))?;
+            }
         }
         let group = |s: &Slot<K, V>| key_group(s.key.key_hash(), max_parallelism);
         let mut all: Vec<_> = slots.map(|s| (group(s), s)).collect();

@@ -28,36 +28,6 @@ pub(super) fn with_room<K, V>(entries: usize) -> Table<K, V> {
     Table::with_capacity_in(entries, Lines)
 }
 
-/// All entries of a table, each some time after its memory was asked for.
-///
-/// What is done with an entry takes so many instructions that the processor would wait for one or two of them at a time; a loop that
-/// only looks at each waits for all.
-struct Near<'a, K, V> {
-    slots: hashbrown::hash_table::Iter<'a, Slot<K, V>>,
-    near: Vec<&'a Slot<K, V>>,
-}
-
-/// So many entries are looked at together.
-const NEAR: usize = 32;
-
-impl<'a, K, V> Near<'a, K, V> {
-    fn of(table: &'a Table<K, V>) -> Self {
-        Self { slots: table.iter(), near: Vec::with_capacity(NEAR.min(table.len())) }
-    }
-}
-
-impl<'a, K, V> Iterator for Near<'a, K, V> {
-    type Item = &'a Slot<K, V>;
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.near.is_empty() {
-            self.near.extend(self.slots.by_ref().take(NEAR));
-            std::hint::black_box(self.near.iter().fold(0, |seen, s| seen ^ s.epoch));
-        }
-        self.near.pop()
-    }
-}
-
 /// Which entries of a layer were written lately, so that a snapshot of few changes need not look at all entries.
 #[derive(Clone)]
 pub(super) struct Written {
@@ -201,7 +171,7 @@ impl<K: Key, V: Data> Layer<K, V> {
             (Some(_), Some((s, None))) => (Some(s + 1), None),
             (Some(_), Some((s, Some(hashes)))) => (None, Some((s, hashes))),
         };
-        let all = all.into_iter().flat_map(|least| Near::of(&self.table).filter(move |s| s.epoch >= least));
+        let all = all.into_iter().flat_map(|least| self.table.iter().filter(move |s| s.epoch >= least));
         let few = few.into_iter().flat_map(move |(since, hashes)| {
             hashes.into_iter().flat_map(move |hash| {
                 self.table.iter_hash(spin(hash)).filter(move |s| s.epoch > since && s.key.key_hash() == hash)
