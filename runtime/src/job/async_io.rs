@@ -287,6 +287,8 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         ready!(self.out.poll_ready(cx))?;
         self.poll_progress(cx)?;
+        // what an answer lets go may give the stages behind more to do than they do at once
+        ready!(self.out.poll_ready(cx))?;
         // also those that are answered and wait behind a slow call: they take room as those under way
         if self.queue.outstanding() < self.options.capacity {
             return Poll::Ready(Ok(()));
@@ -297,10 +299,12 @@ where
 
     fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.poll_progress(cx)?;
+        let ready = self.out.poll_ready(cx)?;
         if !self.queue.is_empty() {
             self.flush()?;
             return Poll::Pending;
         }
+        ready!(ready);
         self.out.poll_drained(cx)
     }
 

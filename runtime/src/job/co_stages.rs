@@ -244,6 +244,8 @@ impl<A: Data, B: Data, O: CoOperator<A, B>> TwoInputStage<A, B> for CoStage<A, B
                 return Poll::Pending;
             }
             self.finished()?;
+            // the watermark that was held may give those behind side outputs more to do
+            ready!(poll_sides(self.operator.side_outputs(), cx))?;
         }
         self.out.poll_ready(cx)
     }

@@ -544,6 +544,8 @@ impl<T: Data, O: KeyedOperator<T>> Stage<T> for KeyedStage<T, O> {
                 return Poll::Pending;
             }
             self.finished()?;
+            // the watermark that was held may give those behind side outputs more to do
+            ready!(poll_sides(self.operator.side_outputs(), cx))?;
         }
         self.out.poll_ready(cx)
     }

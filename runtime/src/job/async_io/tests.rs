@@ -374,3 +374,26 @@ fn results_reach_what_follows_while_the_source_is_silent() {
         assert_eq!(got.len(), i);
     }
 }
+
+#[test]
+fn timers_behind_a_watermark_that_an_answer_lets_go_fire_while_another_call_is_out() {
+    use crate::job::firing::tests::Bells;
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let call = gated(gate.clone(), |i| i >= 10);
+    let mut h = OperatorHarness::with_parallelism(2, move |s: Stream<u64>| {
+        let call = call.clone();
+        let asked = s.async_io("ask", AsyncOptions::ordered(2, LONG), move |i| call(i)).parallelism(1);
+        asked.key_by_value(|i| *i).process_function("bells", || Bells(Timers::new("timers"))).parallelism(1)
+    })
+    .unwrap();
+    for i in 1..10 {
+        h.push_at(i, 0).unwrap();
+    }
+    h.push_at(10, 0).unwrap();
+    h.watermark(100).unwrap();
+    h.push_at(11, 101).unwrap();
+    gate.add_permits(1);
+    until(&mut h, |h| h.watermark_out().is_some());
+    assert_eq!(h.watermark_out(), Some(100));
+    assert_eq!(h.output().unwrap().iter().filter(|i| **i > 0).count(), 10);
+}
