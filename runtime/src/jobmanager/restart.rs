@@ -61,6 +61,7 @@ impl RestartPolicy {
         }
         self.last_failure = Some(now);
         if let Some(why) = self.hopeless(error) {
+            self.in_a_row += 1;
             return Decision::Fail(why);
         }
         let delay = self.config.delay.get();
@@ -107,7 +108,8 @@ impl RestartPolicy {
         self.user_in_a_row = 0;
     }
 
-    fn exponential(&self) -> Duration {
+    /// What grows with failures in a row, whatever the strategy.
+    pub fn exponential(&self) -> Duration {
         let factor = GROWTH.saturating_pow(self.in_a_row.min(30));
         self.config.delay.get().saturating_mul(factor).min(self.config.max_delay.get())
     }

@@ -568,7 +568,7 @@ impl Master {
         self.history.add(&error, source, self.now.wall);
         let decision = match self.restart.failed(self.now.mono, &error) {
             // the savepoint is in the log: what remains is to commit and to record the end, for as long as it takes
-            Decision::Fail(_) if stopped => Decision::RestartAfter(self.config.restart.max_delay.get()),
+            Decision::Fail(_) if stopped => Decision::RestartAfter(self.restart.exponential()),
             d => d,
         };
         match decision {
