@@ -139,11 +139,13 @@ impl LogView {
     /// Restoring the snapshot at this path (`known`: as the log has it) goes back behind nothing that was committed. By index
     /// and id: with several under way at once, one that was triggered earlier may be logged later.
     pub fn goes_forward(&self, path: &str, known: Option<&SnapshotRef>) -> bool {
-        self.committed().iter().all(|(at, c)| {
+        let committed = self.committed();
+        committed.iter().all(|(_, c)| {
             let behind_it = known.is_some_and(|k| match c.index {
                 Some(_) => k.path == c.path || k.goes_forward_from(c),
-                // of another log: its id says nothing here
-                None => k.index > Some(*at),
+                // of another log: its id says nothing here. Each restart before the first checkpoint restores it again, but what it
+                // left pending was committed by the first
+                None => k.index > committed.iter().filter(|o| o.1.path == c.path).map(|o| o.0).min(),
             });
             c.path == path || behind_it
         })

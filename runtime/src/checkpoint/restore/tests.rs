@@ -266,6 +266,7 @@ fn what_a_claim_restores_is_committed_by_it() {
     assert!(refusal(ask(&named(s.clone()), a4, Some("chk-3"), None)).contains("go back"));
     let after = from.clone().savepoint(91, SnapshotKind::Savepoint);
     assert_eq!(id(ask(&after, a4, Some("chk-91"), None)), Some(91));
+    assert_eq!(id(ask(&named(after), a4, Some("chk-91"), None)), Some(91), "a restart in between commits nothing new");
     let stateless = from.claimed(a3, |c| c.restores = None);
     for path in [Some(foreign), None] {
         match ask(&stateless, a4, path, None) {
