@@ -214,7 +214,12 @@ impl Folder {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
             // not every file system has links
-            Err(_) => fs::copy(&from, &to).and_then(|_| File::open(&to)?.sync_all()),
+            Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
+                fs::copy(&from, &to).and_then(|_| File::open(&to)?.sync_all()).inspect_err(|_| {
+                    let _ = fs::remove_file(&to);
+                })
+            }
+            Err(e) => Err(e),
         });
         kept.map_err(|e| self.error("keep for a savepoint", &p.pending, &e))
     }

@@ -21,9 +21,9 @@ const BUFFER: usize = 256 << 10;
 ///
 /// Files appear when the checkpoint that holds their records is complete: each checkpoint with records gives one file per
 /// subtask, or several by [`max_part_bytes`](Self::max_part_bytes). What is not committed has a name that starts with a dot;
-/// what a failure left behind is gone after the next start, but for the files `.weir-*.savepoint` that a savepoint names whose output
-/// no checkpoint has committed: they may go with the savepoint. To restore one repeats what was written since it was taken, its own output included if the job has
-/// failed in between. Sorted by name, files are in the order of the checkpoints. All
+/// what a failure left behind is gone after the next start, but for files `.weir-*.savepoint`: output that no checkpoint has
+/// committed and that savepoints may name; they may go with the savepoints. To restore such a one repeats what was written since it was
+/// taken, its own output included if the job has failed in between. Sorted by name, files are in the order of the checkpoints. All
 /// taskmanagers must see the same folder. A folder may serve several sinks of one job, but not several jobs.
 #[derive(Debug, Clone)]
 pub struct FileSink {
