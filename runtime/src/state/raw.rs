@@ -64,6 +64,7 @@ const CHUNK: usize = 64 << 10;
 ///     words.process(|| Distinct { seen: Default::default(), image: RawState::new("image") }).name("distinct")
 /// })?;
 /// h.push_all(["a".into(), "b".into(), "a".into()])?;
+/// assert_eq!(h.output()?, ["a", "b"]);
 /// let snapshot = h.snapshot()?;
 /// let mut h = h.restore(&snapshot, 1)?;
 /// h.push_all(["b".into(), "c".into()])?;
