@@ -48,6 +48,9 @@ pub struct Options {
     pub crash_injection: bool,
 }
 
+/// Longest look at one job.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Why a reconciliation failed; it is repeated with a growing delay.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -58,6 +61,8 @@ pub enum Error {
     /// What the look was based on has changed: look again at once.
     #[error("the StreamJob changed in between")]
     Conflict,
+    #[error("the API server or a jobmanager did not answer within {PATIENCE:?}")]
+    Timeout,
     #[error(transparent)]
     Apply(#[from] ApplyError),
 }
@@ -68,6 +73,7 @@ impl Error {
             Self::Read(_) => "read",
             Self::Write(_) => "write",
             Self::Conflict => "conflict",
+            Self::Timeout => "timeout",
             Self::Apply(_) => "apply",
         }
     }
@@ -178,7 +184,10 @@ async fn reconcile(key: Arc<Key>, context: Arc<Context>) -> Result<Requeue, Erro
     let started = Instant::now();
     let namespace = key.namespace().unwrap_or_default();
     let name = key.name_any();
-    let result = context.look(&(namespace, name)).await;
+    // the client waits for ever for an answer to a request that was taken; a look may be cut short anywhere
+    let job = (namespace, name);
+    let look = tokio::time::timeout(PATIENCE, context.look(&job));
+    let result = look.await.unwrap_or(Err(Error::Timeout));
     context.metrics.reconciliations.inc();
     context.metrics.duration.observe(started.elapsed().as_secs_f64());
     result
@@ -330,8 +339,10 @@ impl Context {
             status: &next.status,
             pods,
         };
-        self.replace(&applier, verdict).await?;
-        let mut failure = None;
+        let mut failure = self.replace(&applier, verdict).await.err();
+        if let Some(e) = &failure {
+            self.note_failure(key, e);
+        }
         // creations do not wait for each other
         let (creations, others): (Vec<&Action>, Vec<&Action>) = next.actions.iter().partition(|a| is_create(a));
         for action in &creations {
@@ -382,15 +393,18 @@ impl Context {
         }
     }
 
-    /// Replaces the pods that are not worth waiting for.
+    /// Replaces the pods that are not worth waiting for. One that cannot be is no reason to do nothing else: the last error comes back.
     async fn replace(&self, applier: &Applier<'_>, verdict: &Verdict) -> Result<(), ApplyError> {
+        let mut done = Ok(());
         for r in &verdict.replace {
             let (namespace, job) = (applier.namespace, applier.name);
             tracing::info!(namespace, job, pod = r.name, force = r.force, why = r.why, "replacing pod");
-            applier.replace(r).await?;
-            self.metrics.pods_replaced.inc();
+            match applier.replace(r).await {
+                Ok(()) => _ = self.metrics.pods_replaced.inc(),
+                Err(e) => done = Err(e),
+            }
         }
-        Ok(())
+        done
     }
 
     fn note_failure(&self, key: &JobKey, e: &ApplyError) {

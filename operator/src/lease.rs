@@ -52,10 +52,11 @@ impl Election {
     /// Returns when this process leads.
     pub async fn acquire(&mut self) {
         loop {
-            match self.step().await {
-                Ok(true) => return,
-                Ok(false) => {}
-                Err(e) => tracing::warn!(error = %e, "lease not read or written"),
+            match tokio::time::timeout(self.duration / 3, self.step()).await {
+                Ok(Ok(true)) => return,
+                Ok(Ok(false)) => {}
+                Ok(Err(e)) => tracing::warn!(error = %e, "lease not read or written"),
+                Err(_) => tracing::warn!("lease not read or written in time"),
             }
             tokio::time::sleep(self.duration / 5).await;
         }

@@ -49,9 +49,12 @@ impl Context {
             status: &no_record,
             pods: &pods,
         };
-        self.replace(&applier, &verdict).await?;
+        let mut failure = self.replace(&applier, &verdict).await.err();
         let Some(since) = asked else {
             self.condition(api, job, &message).await;
+            if let Some(e) = failure {
+                return Err(e.into());
+            }
             return Ok(Requeue::requeue(verdict.look_again.map_or(RESYNC, |t| delay_until(t, world.now))));
         };
 
@@ -61,7 +64,6 @@ impl Context {
         {
             self.tell_unread(&job, "Removing", &kept);
         }
-        let mut failure = None;
         for action in &look.actions {
             tracing::info!(namespace = key.0, job = key.1, action = ?action, "act");
             if *action == Action::RemoveFinalizer {

@@ -153,16 +153,14 @@ impl Planner<'_> {
         let Diff { change, because } =
             if d.attempt.is_some() { diff(&d.spec, spec) } else { diff_before_start(&d.spec, spec) };
         if let Some(ended) = &d.ended {
-            return !suspended && runs_again(ended, &d.spec, spec, change) && {
-                let strategy = by_mode(spec, change);
-                self.launch(if strategy == Strategy::Savepoint { Strategy::LastState } else { strategy }, because)
-            };
+            return !suspended
+                && runs_again(ended, &d.spec, spec, change)
+                && self.launch(self.goes_on_by(&d, change), because);
         }
         if d.suspended.is_some() {
             return !suspended && {
-                let strategy = by_mode(spec, change);
                 let why = if because.is_empty() { "spec.state: Suspended -> Running".into() } else { because };
-                self.launch(if strategy == Strategy::Savepoint { Strategy::LastState } else { strategy }, why)
+                self.launch(self.goes_on_by(&d, change), why)
             };
         }
         // what the jobmanager was told to do comes first: its outcome decides what an upgrade starts from
@@ -188,6 +186,19 @@ impl Planner<'_> {
             return false;
         }
         true
+    }
+
+    /// How a job goes on of which nothing runs: from its latest snapshot, or, where its log knows of none (another storage, or it
+    /// never ran), from where its owner says.
+    fn goes_on_by(&self, d: &Deployed, change: Change) -> Strategy {
+        let spec = self.job.spec;
+        let elsewhere = d.spec.checkpoint.storage != spec.checkpoint.storage;
+        let first = self.status.attempt.is_none() && spec.restore.from.is_some();
+        match by_mode(spec, change) {
+            Strategy::Savepoint | Strategy::LastState if elsewhere || first => Strategy::Redeploy,
+            Strategy::Savepoint => Strategy::LastState,
+            strategy => strategy,
+        }
     }
 
     /// Takes over the fields that touch nothing that runs. The parallelism follows when the job has it.

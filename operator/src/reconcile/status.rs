@@ -151,7 +151,7 @@ fn word(p: &Planner<'_>, old: &StreamJobStatus) -> Word {
                 phase: Phase::Running,
                 reason: "Running",
                 message: old.message.clone(),
-                ready: was_ready(old),
+                ready: p.job.invalid.is_none() && was_ready(old, p.job.generation),
             };
         }
         return say(
@@ -184,10 +184,10 @@ fn launch_detail(s: &WeirStatus) -> String {
     }
 }
 
-fn was_ready(old: &StreamJobStatus) -> bool {
-    old.conditions
-        .iter()
-        .any(|c| c.type_ == READY && c.status == "True" && c.observed_generation == old.observed_generation)
+/// It was the job that this generation of the spec asks for.
+fn was_ready(old: &StreamJobStatus, generation: i64) -> bool {
+    let observed = Some(generation);
+    old.conditions.iter().any(|c| c.type_ == READY && c.status == "True" && c.observed_generation == observed)
 }
 
 fn step_text(step: Step) -> &'static str {

@@ -524,6 +524,44 @@ fn a_suspended_job_keeps_its_savepoint_and_finishes_its_deletion() {
 }
 
 #[test]
+fn an_operator_that_knows_nothing_yet_does_not_call_a_new_spec_ready() {
+    let mut s = Sim::running(json!({}));
+    assert_eq!(s.condition("Ready").0, "True");
+    s.kill_manager(1);
+    s.edit(json!({"parallelism": 3}));
+    s.pass();
+    assert_ne!((s.condition("Ready").0, s.condition("Ready").2), ("True".to_owned(), Some(2)));
+}
+
+#[test]
+fn a_suspended_job_whose_log_knows_nothing_starts_from_where_its_owner_says() {
+    let elsewhere = || json!({"checkpoint": {"storage": "file:///d"}, "restore": {"from": "/c/s"}, "state": "Running"});
+    let strategy = |s: &Sim| s.stored.rollout.as_ref().map(|r| r.strategy);
+    let mut s = Sim::running(json!({}));
+    s.edit(json!({"state": "Suspended"}));
+    s.settle();
+    s.edit(elsewhere());
+    s.pass();
+    assert_eq!(strategy(&s), Some(Strategy::Redeploy));
+    // one that never ran
+    let mut s = Sim::new(json!({"restore": {"from": "/c/s"}}));
+    s.broken = vec![1];
+    s.pass();
+    s.edit(json!({"state": "Suspended"}));
+    s.settle();
+    s.edit(json!({"image": "mended", "state": "Running"}));
+    s.pass();
+    assert_eq!(strategy(&s), Some(Strategy::Redeploy));
+    // in the same one the log knows better
+    let mut s = Sim::running(json!({}));
+    s.edit(json!({"state": "Suspended"}));
+    s.settle();
+    s.edit(json!({"restore": {"from": "/c/s"}, "state": "Running"}));
+    s.pass();
+    assert_eq!(strategy(&s), Some(Strategy::LastState));
+}
+
+#[test]
 fn deletion_of_a_job_that_had_ended_says_what_its_end_kept() {
     for (kept, says) in [(vec![], "no snapshot was kept"), (vec!["/c/kept".to_owned()], "kept: /c/kept")] {
         let mut s = Sim::running(json!({"checkpoint": {"retention": "DeleteOnCancellation"}}));
