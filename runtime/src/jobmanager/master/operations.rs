@@ -18,9 +18,10 @@ impl Operations {
     pub fn get(&self, trigger_id: &str) -> Option<&OperationInfo> {
         self.all.iter().rev().find(|o| o.trigger_id == trigger_id)
     }
-    /// The newest one.
+    /// The newest one that is to end or replace the attempt: whoever asked for it waits for its outcome. Savepoints are asked for by others,
+    /// who ask by their trigger id.
     pub fn last(&self) -> Option<&OperationInfo> {
-        self.all.back()
+        self.all.iter().rfind(|o| o.kind != OperationKind::Savepoint)
     }
     /// One of those that end or replace the attempt, under way.
     pub fn exclusive(&self) -> Option<&OperationInfo> {
@@ -107,5 +108,21 @@ impl Operations {
                 }),
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_savepoint_does_not_hide_the_outcome_of_a_stop() {
+        let mut all = Operations::default();
+        all.begin("stop", OperationKind::Stop);
+        all.begin("savepoint", OperationKind::Savepoint);
+        all.fail("stop", "a taskmanager was lost");
+        assert_eq!(all.last().map(|o| (&*o.trigger_id, o.state)), Some(("stop", OperationState::Failed)));
+        all.begin("cancel", OperationKind::Cancel);
+        assert_eq!(all.last().map(|o| &*o.trigger_id), Some("cancel"));
     }
 }
