@@ -13,7 +13,7 @@ use crate::reconcile::plan::{Action, Job, Note, Plan, plan};
 use crate::reconcile::pods::{PodHistory, PodObs, Verdict};
 use crate::reconcile::unreadable::read;
 use crate::reconcile::validate::validate;
-use crate::reconcile::world::World;
+use crate::reconcile::world::{Refusal, World};
 use crate::watch::Watchers;
 use crate::web::Health;
 use futures::StreamExt as _;
@@ -83,7 +83,7 @@ impl Error {
 #[derive(Default)]
 struct Memory {
     pods: PodHistory,
-    refused: BTreeMap<String, String>,
+    refused: BTreeMap<String, Refusal>,
     apply_error: String,
     failures: u32,
     /// Of an object that cannot be read: the last that was said of it, and what became of its snapshots.
@@ -410,7 +410,7 @@ impl Context {
     fn note_failure(&self, key: &JobKey, e: &ApplyError) {
         self.with_memory(key, |m| match e {
             ApplyError::Refused { key, message } => {
-                m.refused.insert(key.clone(), message.clone());
+                m.refused.insert(key.clone(), Refusal { why: message.clone(), at: clock::now() });
             }
             ApplyError::Kubernetes { .. } | ApplyError::Build(_) => m.apply_error = e.to_string(),
             ApplyError::JobManager(_) => {}

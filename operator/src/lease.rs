@@ -65,11 +65,15 @@ impl Election {
     /// Renews; returns when the lease is lost.
     pub async fn keep(&mut self) {
         let mut renewed = Instant::now();
-        // stop before another may take it
-        while renewed.elapsed() < self.duration * 2 / 3 {
-            tokio::time::sleep(self.duration / 5).await;
-            match tokio::time::timeout(self.duration / 3, self.step()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
+        // stop before another may take it, who counts from when this one wrote
+        let duration = self.duration;
+        let left = |renewed: Instant| (duration * 2 / 3).saturating_sub(renewed.elapsed());
+        while !left(renewed).is_zero() {
+            tokio::time::sleep(left(renewed).min(self.duration / 5)).await;
+            let asked = Instant::now();
+            let longest = left(renewed).min(self.duration / 3);
+            match tokio::time::timeout(longest, self.step()).await {
+                Ok(Ok(true)) => renewed = asked,
                 Ok(Ok(false)) => return,
                 Ok(Err(e)) => tracing::warn!(error = %e, "lease not renewed"),
                 Err(_) => tracing::warn!("lease not renewed in time"),

@@ -121,7 +121,11 @@ impl Generation<'_> {
                     JobName { namespace: self.namespace.into(), name: self.name.into() },
                     self.parallelism,
                 );
-                job.deployment = Some(DeploymentId { uid: self.uid.into(), generation: self.number });
+                job.deployment = Some(DeploymentId {
+                    uid: self.uid.into(),
+                    generation: self.number,
+                    restart_nonce: s.restart_nonce,
+                });
                 job.max_parallelism = s.max_parallelism;
                 job.checkpoint = s.checkpoint.clone();
                 job.restart = s.restart.clone();

@@ -36,7 +36,7 @@ fn processes_get_their_arguments_and_configuration() {
     assert_eq!(container(&d)["args"], json!(["jobmanager", "--input", "/data"]));
     let config = container(&d)["env"][0]["value"].as_str().unwrap();
     let ProcessConfig::JobManager(c) = serde_json::from_str(config).unwrap() else { panic!("{config}") };
-    assert_eq!(c.job.deployment, Some(DeploymentId { uid: "u-1".into(), generation: 4 }));
+    assert_eq!(c.job.deployment, Some(DeploymentId { uid: "u-1".into(), generation: 4, restart_nonce: None }));
     assert_eq!((c.job.parallelism, c.job.start), (3, StartMode::Await));
     assert_eq!(c.job.restore.from.as_deref(), Some("latest"));
 

@@ -186,6 +186,9 @@ pub struct Deployed {
     /// Last attempt that this generation was seen to hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<i64>,
+    /// Its first attempt starts from where its owner says, and not from what its log knows: owed until it has one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub redeploys: bool,
     /// Set while the job is suspended: pods are gone, and what it resumes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended: Option<SavepointRef>,

@@ -125,17 +125,18 @@ fn tell(p: &mut Planner<'_>, actions: &mut Vec<Action>) {
         match r.step {
             Step::Savepointing => stop(p, &r, actions),
             Step::Starting if p.world.status(r.to).filter(waiting).is_some() && may_start(p, &r) => {
-                if p.world.refused.contains_key(&start_key(r.to)) {
-                    p.wake_at(p.now() + START_RETRY_MS);
+                match p.world.refused.get(&start_key(r.to)).map(|x| x.at + START_RETRY_MS) {
+                    Some(retry_at) if retry_at > p.now() => p.wake_at(retry_at),
+                    _ => actions.push(Action::Start { generation: r.to, request: start_request(&r) }),
                 }
-                actions.push(Action::Start { generation: r.to, request: start_request(&r) });
             }
             _ => {}
         }
     }
     let Some(d) = p.status.deployed.clone().filter(|d| d.suspended.is_none() && d.ended.is_none()) else { return };
     let launching = p.status.rollout.as_ref().is_some_and(|r| r.step == Step::Starting);
-    if !launching && p.world.status(d.generation).filter(waiting).is_some() {
+    // one that never had an attempt is started by its rollout alone, which knows from where
+    if !launching && d.attempt.is_some() && p.world.status(d.generation).filter(waiting).is_some() {
         // its pod came back and found no claim of its own (a job without storage)
         let restore = d.spec.checkpoint.storage.as_ref().map(|_| latest(d.spec.restore.allow_non_restored_state));
         let request = StartRequest { restore, parallelism: Some(d.spec.parallelism), ..StartRequest::default() };
@@ -153,9 +154,9 @@ fn tell(p: &mut Planner<'_>, actions: &mut Vec<Action>) {
     }
 }
 
-/// Where nothing fences the old generation, it must be gone first.
+/// Where nothing fences those before, they must be gone first: also one that an earlier rollout, since overtaken, was to replace.
 fn may_start(p: &Planner<'_>, r: &Rollout) -> bool {
-    r.shares_log || r.from.is_none_or(|from| from == r.to || p.world.is_gone(from))
+    r.shares_log || p.world.generations.keys().all(|g| *g == r.to || p.world.is_gone(*g))
 }
 
 fn stop(p: &Planner<'_>, r: &Rollout, actions: &mut Vec<Action>) {

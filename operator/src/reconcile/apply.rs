@@ -111,6 +111,7 @@ impl Applier<'_> {
             (_, Some(r)) => (&r.spec, r.spec.parallelism),
             _ => return Err(ApplyError::Build(format!("generation {number} is not in the record"))),
         };
+        let redeploys = self.status.deployed.as_ref().is_some_and(|d| d.generation == number && d.redeploys);
         let launches = rollout.is_some_and(|r| r.kind == RolloutKind::Launch && r.strategy != Strategy::Stateless);
         Ok(Generation {
             namespace: self.namespace,
@@ -120,7 +121,7 @@ impl Applier<'_> {
             spec,
             parallelism,
             start: if launches { StartMode::Immediately } else { StartMode::Await },
-            restore_from_spec: rollout.is_some_and(|r| r.strategy == Strategy::Redeploy),
+            restore_from_spec: redeploys || rollout.is_some_and(|r| r.strategy == Strategy::Redeploy),
         })
     }
 

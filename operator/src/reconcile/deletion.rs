@@ -71,7 +71,9 @@ fn outcome(p: &Planner<'_>, since: Millis) -> Outcome {
         p.status.rollout.as_ref().map(|r| r.to),
     ];
     let statuses = || candidates.iter().flatten().filter_map(|g| p.world.status(*g));
-    if let Some(t) = statuses().find_map(|s| s.terminal.clone()) {
+    // the end of the one before is not the job's
+    let held = statuses().any(|s| s.phase == JobManagerPhase::Active && s.terminal.is_none());
+    if let Some(t) = statuses().find_map(|s| s.terminal.clone()).filter(|_| !held) {
         return Outcome::Cancelled(t);
     }
     // it never got as far as a claim, and is not about to

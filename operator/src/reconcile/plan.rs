@@ -176,9 +176,7 @@ impl Planner<'_> {
                 "spec.state: Running -> Suspended".into(),
             );
         } else if change >= Change::Upgrade || stuck {
-            // a job that never ran is still to start from where its owner said
-            let first = self.status.attempt.is_none() && spec.restore.from.is_some();
-            let strategy = if first { Strategy::Redeploy } else { by_mode(spec, change) };
+            let strategy = if self.owes_redeploy(&d) { Strategy::Redeploy } else { by_mode(spec, change) };
             self.replace(RolloutKind::Upgrade, strategy, &d, because);
         } else if change != Change::None {
             return self.adopt(&d, change);
@@ -193,12 +191,17 @@ impl Planner<'_> {
     fn goes_on_by(&self, d: &Deployed, change: Change) -> Strategy {
         let spec = self.job.spec;
         let elsewhere = d.spec.checkpoint.storage != spec.checkpoint.storage;
-        let first = self.status.attempt.is_none() && spec.restore.from.is_some();
         match by_mode(spec, change) {
-            Strategy::Savepoint | Strategy::LastState if elsewhere || first => Strategy::Redeploy,
+            Strategy::Savepoint | Strategy::LastState if elsewhere || self.owes_redeploy(d) => Strategy::Redeploy,
             Strategy::Savepoint => Strategy::LastState,
             strategy => strategy,
         }
+    }
+
+    /// It never started, and was to start from where its owner said: the next is still to do so.
+    fn owes_redeploy(&self, d: &Deployed) -> bool {
+        let first = self.status.attempt.is_none() && self.job.spec.restore.from.is_some();
+        first || d.attempt.is_none() && d.redeploys
     }
 
     /// Takes over the fields that touch nothing that runs. The parallelism follows when the job has it.
@@ -221,13 +224,15 @@ impl Planner<'_> {
         self.note("Launching", format!("starting generation {}: {because}", self.job.generation));
         self.status.rescale = None;
         self.status.rollout = Some(self.new_rollout(RolloutKind::Launch, strategy, None, because, Step::Starting));
-        self.status.deployed = Some(self.new_deployed());
+        self.status.deployed = Some(Deployed { redeploys: strategy == Strategy::Redeploy, ..self.new_deployed() });
         true
     }
 
     fn replace(&mut self, kind: RolloutKind, strategy: Strategy, d: &Deployed, because: String) {
         let storage = &self.job.spec.checkpoint.storage;
-        let shares_log = storage.is_some() && *storage == d.spec.checkpoint.storage;
+        // one that was not started has fenced nobody: who ran before may have another log
+        let settled = d.attempt.is_some() || !d.redeploys;
+        let shares_log = settled && storage.is_some() && *storage == d.spec.checkpoint.storage;
         // what another storage holds is not the job's latest: its owner named the snapshot
         let strategy = match strategy {
             Strategy::Savepoint | Strategy::LastState if kind == RolloutKind::Upgrade && !shares_log => {
@@ -283,6 +288,7 @@ impl Planner<'_> {
             spec: self.job.spec.clone(),
             launch_parallelism: self.job.spec.parallelism,
             attempt: None,
+            redeploys: false,
             suspended: None,
             ended: None,
         }

@@ -126,7 +126,7 @@ fn requested(p: &mut Planner<'_>, mut r: Rescale, s: &WeirStatus) -> bool {
     }
     let failure = match operation {
         Some(o) if o.state == OperationState::Failed => Some(o.message.clone()),
-        _ => p.world.refused.get(&trigger).cloned(),
+        _ => p.world.refused.get(&trigger).map(|x| x.why.clone()),
     };
     let Some(why) = failure else { return false };
     let delay = (RETRY_FIRST_MS << r.tries.saturating_sub(1).min(10)).min(RETRY_MAX_MS);

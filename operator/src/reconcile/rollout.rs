@@ -122,6 +122,7 @@ fn old_is_stopped(p: &mut Planner<'_>, r: Rollout) -> bool {
         spec: r.spec.clone(),
         launch_parallelism: r.spec.parallelism,
         attempt: None,
+        redeploys: r.strategy == Strategy::Redeploy,
         suspended: None,
         ended: None,
     });
@@ -147,20 +148,25 @@ fn preparing(p: &mut Planner<'_>, mut r: Rollout) -> bool {
         p.wake_at(at);
         return false;
     }
-    let fits = p.world.status(r.to).is_some_and(|s| {
-        s.phase == JobManagerPhase::Active
-            || s.phase == JobManagerPhase::Waiting && s.preflight.verdict == PreflightVerdict::Compatible
-    });
-    // the old one finished meanwhile: known also where the new one does not fit
-    let finished = r.from.and_then(|g| p.world.status(g)).and_then(|s| s.terminal.as_ref());
-    if finished.is_some_and(|t| t.status == TerminalStatus::Finished) {
-        return old_ended(p, &r).unwrap_or(false);
+    // the old one finished meanwhile: known also where the new one does not fit, which may have read it in the log
+    let ends = [r.from, Some(r.to)].into_iter().flatten().filter_map(|g| p.world.status(g)?.terminal.clone());
+    if let Some(t) = ends.into_iter().find(|t| t.status == TerminalStatus::Finished) {
+        p.end(&t);
+        return true;
     }
-    if !fits {
+    if !fits(p, &r) {
         return false;
     }
     r.retry_at = None;
     go(p, r, Step::Warming)
+}
+
+/// The candidate says that it can go on from where the job is.
+fn fits(p: &Planner<'_>, r: &Rollout) -> bool {
+    p.world.status(r.to).is_some_and(|s| {
+        s.phase == JobManagerPhase::Active
+            || s.phase == JobManagerPhase::Waiting && s.preflight.verdict == PreflightVerdict::Compatible
+    })
 }
 
 fn warming(p: &mut Planner<'_>, r: Rollout) -> bool {
@@ -175,6 +181,10 @@ fn warming(p: &mut Planner<'_>, r: Rollout) -> bool {
     let waits = WARM_UP == WarmUp::BeforeSavepoint && lacks && waited < WARM_UP_MS;
     // a job that does not run has nothing to lose by being replaced at once
     let old_runs = r.from.is_some_and(|g| p.world.is_running(g));
+    // what runs is not stopped for a candidate that is gone again, or has changed its mind
+    if old_runs && !fits(p, &r) {
+        return go(p, r, Step::Preparing);
+    }
     let troubled = p.world.problems.iter().any(|x| x.generation == r.to) || !p.world.apply_error.is_empty();
     if old_runs && lacks && (troubled || waited >= WARM_UP_MS) && !may_fit_later(p, &r) {
         return false;
@@ -275,7 +285,7 @@ fn savepointing(p: &mut Planner<'_>, mut r: Rollout) -> bool {
         p.note("SavepointCompleted", format!("the log says that generation {from} stopped with savepoint {}", s.path));
         return old_is_stopped(p, r);
     }
-    if let Some(why) = p.world.refused.get(&trigger).cloned() {
+    if let Some(why) = p.world.refused.get(&trigger).map(|x| x.why.clone()) {
         return savepoint_failed(p, r, &why);
     }
     let for_ms = p.world.not_running_for(from);
@@ -306,7 +316,22 @@ fn starting(p: &mut Planner<'_>, mut r: Rollout) -> bool {
         p.end(&t);
         return true;
     }
+    // who shares the log reads of it there; in another one nobody does
+    let before = r.from.filter(|_| !r.shares_log && !p.is_active(r.to)).and_then(|g| p.world.status(g));
+    if let Some(t) = before.and_then(|s| s.terminal.clone()).filter(|t| t.status == TerminalStatus::Finished) {
+        p.end(&t);
+        return true;
+    }
     match other_wish(p, &r) {
+        // told with the start
+        Some(Change::Rescale) if p.world.status(r.to).is_some_and(|s| s.phase == JobManagerPhase::Waiting) => {
+            r.spec.parallelism = p.job.spec.parallelism;
+            if let Some(d) = &mut p.status.deployed {
+                d.spec.parallelism = r.spec.parallelism;
+            }
+            p.status.rollout = Some(r);
+            return true;
+        }
         // the job can be rescaled once it runs; one that does not get there is replaced
         Some(Change::Rescale) if p.now() - r.since < NOT_RUNNING_MS => p.wake_at(r.since + NOT_RUNNING_MS),
         Some(_) => {
@@ -315,7 +340,7 @@ fn starting(p: &mut Planner<'_>, mut r: Rollout) -> bool {
         }
         None => {}
     }
-    if let Some(why) = p.world.refused.get(&start_key(r.to))
+    if let Some(why) = p.world.refused.get(&start_key(r.to)).map(|x| &x.why)
         && r.problem != *why
     {
         r.problem.clone_from(why);

@@ -10,13 +10,21 @@ use weir_api::status::JobState;
 #[derive(Debug, Clone, Default)]
 pub struct World {
     pub generations: BTreeMap<i64, GenerationObs>,
-    /// Requests that a jobmanager refused (HTTP 4xx), by trigger id (or `start` and generation), with its reason.
-    pub refused: BTreeMap<String, String>,
+    /// Requests that a jobmanager refused (HTTP 4xx), by trigger id (or `start` and generation).
+    pub refused: BTreeMap<String, Refusal>,
     /// Why the last apply of a child failed; empty when it did not.
     pub apply_error: String,
     /// What is wrong with pods, worst first.
     pub problems: Vec<Problem>,
     pub now: Millis,
+}
+
+/// What a jobmanager said to a request that it refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub why: String,
+    /// When it last said so.
+    pub at: Millis,
 }
 
 /// The children of one generation.

@@ -58,6 +58,9 @@ impl fmt::Display for JobName {
 pub struct Deployment {
     pub uid: String,
     pub generation: i64,
+    /// `spec.restartNonce`: only with a new one does a later generation run a job that has finished once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_nonce: Option<i64>,
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::*;
 
 use crate::crd::status::RolloutKind;
 use crate::reconcile::unreadable;
-use crate::reconcile::world::{DeploymentObs, GenerationObs, Problem, StatusObs};
+use crate::reconcile::world::{DeploymentObs, GenerationObs, Problem, Refusal, StatusObs};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use weir_api::rest::{
@@ -75,15 +75,19 @@ pub struct Sim {
     pub savepoints_fail: u32,
     /// The job ends by itself at this length of the log.
     pub finishes_at: Option<usize>,
+    /// The job ends by itself after the operator's last look, while the next generation asks for the log.
+    pub finishes_unseen: bool,
+    /// Starts asked for.
+    pub starts: u32,
     pub invalid: Option<String>,
     /// What the job's end keeps.
     pub kept: Vec<String>,
-    /// Pods that are deleted stay.
-    pub hangs: bool,
+    /// Generations whose pods stay when they are deleted.
+    pub hangs: Vec<i64>,
     /// This version of the operator cannot read the object any more.
     pub unreadable: bool,
     pub problems: Vec<Problem>,
-    refused: BTreeMap<String, String>,
+    refused: BTreeMap<String, Refusal>,
     crash_in: Option<usize>,
     pub points: usize,
     /// When the last plan wants the next look.
@@ -118,9 +122,11 @@ impl Sim {
             misfits: Vec::new(),
             savepoints_fail: 0,
             finishes_at: None,
+            finishes_unseen: false,
+            starts: 0,
             invalid: None,
             kept: vec!["/c/kept".into()],
-            hangs: false,
+            hangs: Vec::new(),
             unreadable: false,
             problems: Vec::new(),
             refused: BTreeMap::new(),
@@ -340,18 +346,29 @@ impl Sim {
     }
 
     fn on_start(&mut self, generation: i64, request: &StartRequest) {
+        self.starts += 1;
         let latest = self.latest().map(|(i, _)| i as u64);
         let Some(m) = self.manager(generation) else { return };
         if m.phase != JobManagerPhase::Waiting {
             return;
         }
         if request.expect_log_index.is_some() && request.expect_log_index != latest {
-            self.refused.insert(rollout::start_key(generation), "the log has moved".into());
+            self.refuse(rollout::start_key(generation), "the log has moved");
             return;
         }
         if let Some(p) = request.parallelism {
             m.parallelism = p;
         }
+        if std::mem::take(&mut self.finishes_unseen) {
+            self.log.push(Entry::Terminal(TerminalStatus::Finished));
+            let managers = self.kids.values_mut().filter_map(|k| k.manager.as_mut());
+            managers.filter(|m| m.phase == JobManagerPhase::Active).for_each(|m| m.phase = JobManagerPhase::Ended);
+        }
+        if self.is_done() {
+            self.manager(generation).unwrap().phase = JobManagerPhase::Ended;
+            return;
+        }
+        let m = self.manager(generation).unwrap();
         m.phase = JobManagerPhase::Active;
         let others = self.kids.iter().filter(|(g, _)| **g != generation);
         let alive = others.filter_map(|(_, k)| k.manager.as_ref()).any(|m| m.phase == JobManagerPhase::Active);
@@ -362,6 +379,15 @@ impl Sim {
         }
     }
 
+    /// What is finished is not run again, as the jobmanager sees to; `restartNonce` is not looked at here.
+    fn is_done(&self) -> bool {
+        self.spec.restart_nonce.is_none() && self.log.last() == Some(&Entry::Terminal(TerminalStatus::Finished))
+    }
+
+    fn refuse(&mut self, key: String, why: &str) {
+        self.refused.insert(key, Refusal { why: why.into(), at: self.now });
+    }
+
     fn on_rescale(&mut self, generation: i64, request: &RescaleRequest) {
         let (slots, needs) = (self.kids[&generation].slots, needs(self.own_width, generation));
         let Some(m) = self.manager(generation) else { return };
@@ -369,7 +395,7 @@ impl Sim {
             return;
         }
         if slots < needs.at(request.parallelism) {
-            self.refused.insert(request.trigger_id.clone(), "too few slots".into());
+            self.refuse(request.trigger_id.clone(), "too few slots");
             return;
         }
         m.rescaling = Some(request.parallelism);
@@ -382,7 +408,7 @@ impl Sim {
         for g in self.kids.keys().copied().collect::<Vec<_>>() {
             let k = self.kids.get_mut(&g).unwrap();
             if let Some(n) = k.going {
-                if n == 0 && !self.hangs {
+                if n == 0 && !self.hangs.contains(&g) {
                     self.kids.remove(&g);
                 } else {
                     k.going = Some(n.saturating_sub(1));
@@ -419,6 +445,8 @@ impl Sim {
                     self.log.push(Entry::Terminal(TerminalStatus::Stopped));
                 }
                 m.phase = JobManagerPhase::Ended;
+            } else if !mine && self.is_done() {
+                m.phase = JobManagerPhase::Ended;
             } else if mine || !waits {
                 m.claim = Some(self.claim(g, false));
                 m.phase = JobManagerPhase::Active;
@@ -426,6 +454,9 @@ impl Sim {
             self.kids.get_mut(&g).unwrap().manager = Some(m);
             return;
         };
+        if m.phase == JobManagerPhase::Waiting && self.is_done() {
+            self.manager(g).unwrap().phase = JobManagerPhase::Ended;
+        }
         if m.phase != JobManagerPhase::Active {
             return;
         }

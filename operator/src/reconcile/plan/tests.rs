@@ -428,7 +428,7 @@ fn deletion_of_a_job_that_cannot_be_read_waits_for_nobody_for_ever() {
     assert!(s.notes.contains(&"no jobmanager cancelled the job; its snapshots stay where they are".into()));
     // its pods hang
     let mut s = Sim::running(json!({}));
-    s.hangs = true;
+    s.hangs = vec![1];
     s.unreadable = true;
     s.delete();
     let asked = s.now;
@@ -475,6 +475,138 @@ fn a_job_that_finishes_in_the_middle_of_an_upgrade_is_finished() {
         s.settle();
         assert_eq!((s.stored.phase.as_str(), s.generations()), ("Finished", vec![]), "after {after}: {:?}", s.log);
     }
+}
+
+#[test]
+fn a_job_that_finishes_unseen_is_not_run_a_second_time() {
+    let mut s = Sim::running(json!({"upgradeMode": "LastState"}));
+    s.finishes_unseen = true;
+    s.edit(json!({"image": "flights:2"}));
+    s.settle();
+    assert_eq!((s.stored.phase.as_str(), s.claims().len(), s.generations()), ("Finished", 1, vec![]));
+    // on the way to a suspension
+    let mut s = Sim::running(json!({"upgradeMode": "LastState"}));
+    s.edit(json!({"state": "Suspended"}));
+    s.settle();
+    s.log.push(Entry::Terminal(TerminalStatus::Finished));
+    s.edit(json!({"state": "Running"}));
+    s.settle();
+    assert_eq!((s.stored.phase.as_str(), s.claims().len(), s.generations()), ("Finished", 1, vec![]));
+    // the candidate has read it first
+    let mut s = Sim::running(json!({}));
+    s.edit(json!({"image": "flights:2"}));
+    while s.stored.rollout.as_ref().is_none_or(|r| r.step != Step::Preparing) {
+        s.pass();
+    }
+    s.log.push(Entry::Terminal(TerminalStatus::Finished));
+    s.broken = vec![1];
+    for _ in 0..5 {
+        s.kill_manager(1);
+        s.tick();
+        s.pass();
+    }
+    s.settle();
+    assert!(!s.notes.contains(&"SavepointImpossible".into()), "{:?}", s.notes);
+    assert_eq!((s.stored.phase.as_str(), s.claims().len()), ("Finished", 1));
+}
+
+#[test]
+fn a_second_change_does_not_forget_that_the_first_was_to_start_elsewhere() {
+    let step = |s: &Sim| s.stored.rollout.as_ref().map(|r| r.step);
+    let strategy = |s: &Sim| s.stored.rollout.as_ref().map(|r| (r.strategy, r.shares_log));
+    // another storage: nothing fences the generation that runs, so nobody starts before it is gone
+    let mut s = Sim::running(json!({}));
+    s.hangs = vec![1];
+    s.edit(json!({"checkpoint": {"storage": "file:///d"}, "restore": {"from": "/c/s"}}));
+    while step(&s) != Some(Step::Starting) {
+        s.pass();
+        s.tick();
+    }
+    s.edit(json!({"image": "flights:3"}));
+    for _ in 0..60 {
+        s.pass();
+        s.tick();
+        assert_eq!(strategy(&s), Some((Strategy::Redeploy, false)));
+        assert_eq!(s.claims().len(), 1, "{:?}", s.log);
+    }
+    s.hangs.clear();
+    s.settle();
+    assert_eq!((s.stored.phase.as_str(), s.generations(), s.claims().len()), ("Running", vec![3], 2));
+
+    // the same log, and back behind what it knows: the operator dies when it has just decided to start
+    let overtaken = |over: serde_json::Value| {
+        let mut s = Sim::running(json!({}));
+        s.edit(json!({"restore": {"from": "/c/s", "nonce": 1}}));
+        while step(&s) != Some(Step::Warming) {
+            s.pass();
+            s.tick();
+        }
+        for _ in 0..20 {
+            if step(&s) == Some(Step::Starting) {
+                break;
+            }
+            s.crash_in(1);
+            s.pass();
+            s.tick();
+        }
+        s.kill_manager(2);
+        s.broken = vec![2];
+        s.edit(over);
+        s.pass();
+        s
+    };
+    let s = overtaken(json!({"image": "flights:3"}));
+    assert_eq!(strategy(&s), Some((Strategy::Redeploy, false)));
+    let mut s = overtaken(json!({"state": "Suspended"}));
+    s.settle();
+    assert_eq!(s.stored.phase.as_str(), "Suspended");
+    s.edit(json!({"state": "Running"}));
+    s.pass();
+    assert_eq!(strategy(&s), Some((Strategy::Redeploy, true)));
+}
+
+#[test]
+fn what_runs_is_not_stopped_for_a_candidate_that_is_gone_again() {
+    let mut s = Sim::running(json!({}));
+    s.slotless = vec![2];
+    s.edit(json!({"image": "flights:2"}));
+    while s.stored.rollout.as_ref().is_none_or(|r| r.step != Step::Warming) {
+        s.pass();
+        s.tick();
+    }
+    s.broken = vec![2];
+    s.kill_manager(2);
+    s.slotless.clear();
+    for _ in 0..60 {
+        s.pass();
+        s.tick();
+    }
+    assert_eq!((s.stops().len(), s.claims().len(), s.stored.phase.as_str()), (0, 1, "Upgrading"), "{:?}", s.log);
+    s.broken.clear();
+    s.settle();
+    assert_eq!((s.stops().len(), s.generations(), s.stored.phase.as_str()), (1, vec![2], "Running"));
+}
+
+#[test]
+fn a_start_that_was_refused_is_asked_for_again_after_a_while() {
+    let mut s = Sim::running(json!({}));
+    s.edit(json!({"image": "flights:2"}));
+    while s.stops().is_empty() {
+        s.pass();
+        s.tick();
+    }
+    s.log.push(Entry::Completed);
+    for _ in 0..10 {
+        s.pass();
+    }
+    assert_eq!((s.starts, s.claims().len()), (1, 1));
+    let again = s.look_again.unwrap();
+    assert!(again > s.now);
+    while s.now < again {
+        s.tick();
+    }
+    s.pass();
+    assert_eq!(s.starts, 2);
 }
 
 #[test]

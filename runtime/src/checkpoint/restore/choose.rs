@@ -173,6 +173,17 @@ pub fn choose(view: &LogView, request: &Request<'_>) -> Decision {
         }
         return Decision::Start(Box::new(resume(view, request)));
     }
+    // its end may have come after the operator's last look, and it may be replaced in all ways: it is done, and its output is
+    // not written a second time
+    if let Some(me) = request.deployment
+        && let Some((index, e, terminal)) = view.terminal()
+        && terminal.status == TerminalStatus::Finished
+        && let Some(before) = last.and_then(|(_, _, c)| c.deployment.as_ref())
+        && before.uid == me.uid
+        && (me.restart_nonce.is_none() || me.restart_nonce == before.restart_nonce)
+    {
+        return Decision::Ended { index, at: e.at, terminal: terminal.clone() };
+    }
     let latest = view.latest();
     if let Some(expected) = request.expect_log_index
         && latest.as_ref().and_then(|l| l.index) != Some(expected)

@@ -73,7 +73,7 @@ fn snapshot(id: u64, kind: SnapshotKind) -> Snapshot {
     Snapshot { id: CheckpointId(id), path: path(id), kind, size_bytes: 1, duration_ms: 1, retains_from: 0 }
 }
 fn deployment(uid: &str, generation: i64) -> Deployment {
-    Deployment { uid: uid.into(), generation }
+    Deployment { uid: uid.into(), generation, restart_nonce: None }
 }
 
 /// Asks as this deployment (none: by hand), with this restore section.
@@ -289,10 +289,6 @@ fn the_end_of_a_job_is_reported_to_its_deployment_and_a_new_one_goes_on() {
         assert!(matches!(ask(&s, A1, None, None), Decision::Ended { terminal, .. } if terminal.status == status));
         let (from, message) = started(ask(&s, B1, None, None));
         assert_eq!(from, restores, "{message}");
-        assert_eq!(
-            message.contains(&format!("had ended ({status:?}) and its checkpoints were not kept")),
-            from.is_none()
-        );
         // by hand: what is finished would be written a second time; otherwise nothing is left to lose
         match ask(&s, None, None, None) {
             d if status == Finished => assert!(refusal(d).contains("write its output a second time")),
@@ -302,6 +298,31 @@ fn the_end_of_a_job_is_reported_to_its_deployment_and_a_new_one_goes_on() {
         // a supervisor starts it again with the same words: what is finished is not done twice
         let again = ask(&s, None, Some("latest"), None);
         assert_eq!(matches!(again, Decision::Ended { .. }), status == Finished, "{again:?}");
+    }
+}
+
+#[test]
+fn a_finished_job_is_not_run_by_its_next_generation_unless_its_owner_says_so() {
+    let a = |generation, restart_nonce| Deployment { uid: "a".into(), generation, restart_nonce };
+    let s = Story::default().claimed(Some(a(1, Some(1))), |_| {}).checkpoint(1);
+    let finished = s.clone().ended(TerminalStatus::Finished, &[]);
+    let is_run = |s: &Story, me: &Deployment, from: Option<&str>, stateless: bool| {
+        let restore = RestoreConfig { from: from.map(Into::into), nonce: Some(7), ..Default::default() };
+        let request = Request { stateless, from_path: restore.from.clone(), ..Request::new(&restore, 2) };
+        match choose(&s.view(), &Request { deployment: Some(me), ..request }) {
+            Decision::Start(_) => true,
+            Decision::Ended { .. } => false,
+            other => panic!("{other:?}"),
+        }
+    };
+    for (from, stateless) in [(None, false), (Some("chk-1"), false), (None, true)] {
+        for nonce in [None, Some(1)] {
+            assert!(!is_run(&finished, &a(2, nonce), from, stateless), "{from:?} {stateless}");
+        }
+        assert!(is_run(&finished, &a(2, Some(2)), from, stateless));
+        assert!(is_run(&finished, &deployment("b", 1), from, stateless), "another StreamJob of this name");
+        let cancelled = s.clone().ended(TerminalStatus::Canceled, &[1]);
+        assert!(is_run(&cancelled, &a(2, Some(1)), from, stateless));
     }
 }
 

@@ -18,7 +18,7 @@ impl Place {
     fn process(&self) -> Store {
         let mut c = JobConfig::new(JobName { namespace: "default".into(), name: "flights".into() }, 1);
         c.checkpoint.storage = Some(self.dir.path().join("chk").display().to_string());
-        c.deployment = Some(Deployment { uid: "a".into(), generation: self.generation });
+        c.deployment = Some(Deployment { uid: "a".into(), generation: self.generation, restart_nonce: None });
         Store::new(c, Arc::new(LogicalGraph::default()), || 1000).unwrap()
     }
     fn folders(&self, prefix: &str) -> usize {

@@ -424,7 +424,7 @@ fn checkpoints_complete_and_sinks_are_told_only_after_the_entry() {
 fn a_fenced_jobmanager_cancels_tells_nobody_and_deletes_nothing() {
     for supervised in [false, true] {
         let mut w = World::running();
-        w.m.config.deployment = supervised.then(|| Deployment { uid: "u".into(), generation: 1 });
+        w.m.config.deployment = supervised.then(|| Deployment { uid: "u".into(), generation: 1, restart_nonce: None });
         w.pass(1000);
         let b = w.barrier();
         w.acknowledge(&b);
@@ -786,7 +786,7 @@ fn a_rescale_that_fails_before_its_snapshot_keeps_the_old_parallelism() {
 fn waiting() -> World {
     let mut c = config();
     c.start = StartMode::Await;
-    c.deployment = Some(Deployment { uid: "u".into(), generation: 2 });
+    c.deployment = Some(Deployment { uid: "u".into(), generation: 2, restart_nonce: None });
     let mut w = World::new(c);
     w.on(Event::Started);
     w.ready(false);
