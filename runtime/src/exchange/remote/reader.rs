@@ -55,8 +55,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     /// Reads once. False: the other side has closed the connection between two frames.
     pub async fn fill(&mut self) -> io::Result<bool> {
-        let room = self.chunk.capacity() - self.chunk.len();
-        if room < MIN_ROOM.max(self.need.saturating_sub(self.chunk.len())) {
+        if self.has_to_move() {
             self.next_chunk();
         }
         // never beyond the capacity: `read_buf` would grow the chunk only if there were no room at all
@@ -79,10 +78,27 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
+    /// The next read belongs into another chunk. What is there of a frame is copied then, so that must not happen again with
+    /// each read: the chunk is left when little room is left in it, or for one that holds the whole frame, never before a frame's
+    /// end when that has room.
+    fn has_to_move(&self) -> bool {
+        let room = self.chunk.capacity() - self.chunk.len();
+        let missing = self.need.saturating_sub(self.chunk.len());
+        match self.need > HEADER_BYTES {
+            true if 0 < missing && missing <= room => false,
+            true => room < MIN_ROOM || self.next_size() >= self.need,
+            false => room < MIN_ROOM,
+        }
+    }
+
+    /// A long frame gets its room as its bytes come, not as its header says.
+    fn next_size(&self) -> usize {
+        self.need.min(2 * self.chunk.len()).max(CHUNK)
+    }
+
     /// Goes on in another chunk, with the part of a frame that is there.
     fn next_chunk(&mut self) {
-        // a long frame gets its room as its bytes come, not as its header says
-        let size = self.need.min(2 * self.chunk.len()).max(CHUNK);
+        let size = self.next_size();
         let mut next = self.reusable(size).unwrap_or_else(|| BytesMut::with_capacity(size));
         next.extend_from_slice(&self.chunk);
         let mut old = std::mem::replace(&mut self.chunk, next);
