@@ -155,9 +155,13 @@ impl<G, A> WatermarkStrategy<G, A> {
         self.idleness = Some(timeout);
         self
     }
-    /// A watermark goes out not only behind each batch, but wherever it passes a multiple of `step`. What is late for windows
-    /// whose ends (with their lateness) lie on such multiples then depends on the order of the records alone, not on how they
-    /// came to lie in batches.
+    /// A watermark goes out not only behind each batch, but wherever it passes a multiple of `step`, and the records before it go
+    /// out with it, also where a batch for another task is not full. What is late for windows whose ends (with their lateness)
+    /// lie on such multiples then depends on the order of the records alone, not on how they came to lie in batches.
+    ///
+    /// That holds for what is chained to this operator, and for operators behind one exchange if it is the only subtask that
+    /// sends to them: among the records of several subtasks, behind a further exchange, and behind asynchronous calls there is no
+    /// such order. Each step costs batches that are not full: choose one that takes many records.
     #[must_use]
     pub fn at_multiples_of(mut self, step: Duration) -> Self {
         self.step = Some(i64::try_from(step.as_millis()).unwrap_or(i64::MAX).max(1));
@@ -171,6 +175,11 @@ impl<G, A> WatermarkStrategy<G, A> {
         self.alignment = Some((group.into(), max_drift));
         self
     }
+}
+
+/// Multiples of `step` that the watermark has passed.
+const fn steps(watermark: i64, step: i64) -> i64 {
+    watermark.saturating_add(1).div_euclid(step)
 }
 
 /// One input in an order of its own.
@@ -252,7 +261,6 @@ impl<T: Data, G: GeneratorFactory<T>, A: TimestampAssigner<T>> WatermarkStage<T,
 
     /// Cuts the batch where the watermark passes a multiple of `step`.
     fn in_steps(&mut self, batch: &mut Batch<T>, step: i64) -> Result<()> {
-        let passed = |watermark: i64| watermark.saturating_add(1).div_euclid(step);
         self.lanes[self.current].quiet = 0;
         for (record, timestamp) in batch.records.drain(..).zip(batch.timestamps.drain(..)) {
             let lane = &mut self.lanes[self.current];
@@ -260,7 +268,7 @@ impl<T: Data, G: GeneratorFactory<T>, A: TimestampAssigner<T>> WatermarkStage<T,
             self.part.records.push(record);
             self.part.timestamps.push(timestamp);
             let watermark = lane.generator.watermark();
-            if passed(watermark) > passed(lane.watermark) {
+            if steps(watermark, step) > steps(lane.watermark, step) {
                 lane.watermark = watermark;
                 self.out.forward(&mut self.part)?;
                 self.advance()?;
@@ -273,12 +281,17 @@ impl<T: Data, G: GeneratorFactory<T>, A: TimestampAssigner<T>> WatermarkStage<T,
     }
 
     fn set(&mut self, watermark: i64) -> Result<()> {
-        self.last = watermark;
+        let before = std::mem::replace(&mut self.last, watermark);
         self.metrics.set_watermark(watermark);
         if let Some(m) = &self.member {
             m.advance(watermark);
         }
-        self.out.signal(&mut Signal::Watermark(watermark))
+        self.out.signal(&mut Signal::Watermark(watermark))?;
+        match self.strategy.step {
+            // a writer sends it behind the batch that it is filling, and so behind records that come after it
+            Some(step) if steps(watermark, step) > steps(before, step) => self.out.signal(&mut Signal::Flush),
+            _ => Ok(()),
+        }
     }
 
     fn tick(&mut self, now: i64) -> Result<()> {

@@ -296,3 +296,45 @@ fn a_source_that_waits_for_others_does_not_become_idle() {
     other.advance(900);
     assert!(t.stage.poll_ready(cx).is_ready() && !t.stage.is_paused());
 }
+
+/// Every seventh record comes so late that its window is gone if the records before it say so: where in a batch it lies must not
+/// matter, not even behind an exchange.
+#[test]
+fn in_steps_the_order_of_the_records_alone_says_what_is_late_behind_an_exchange() {
+    use crate::connectors::{Collect, Generator};
+    use crate::dataflow::OutputTag;
+    use crate::dataflow::harness::Harness;
+    use crate::job::Job;
+    use crate::prelude::Tumbling;
+    const STEP: i64 = 1000;
+    const LATE: OutputTag<(u64, i64)> = OutputTag::new("late");
+    let record = |i: u64| (i % 5, if i % 7 == 6 { 3 * i as i64 - 700 } else { 3 * i as i64 });
+    let (late, on_time) = (Collect::new(), Collect::new());
+    let mut job = Job::default();
+    let strategy = WatermarkStrategy::monotonous().timestamps(|r: &(u64, i64)| r.1).at_multiples_of(ms(STEP as u64));
+    let records =
+        job.source("records", Generator::new(20_000, record)).parallelism(1).watermarks(strategy).parallelism(1);
+    let windows = records
+        .key_by(|r| &r.0)
+        .window(Tumbling::of(ms(STEP as u64)))
+        .late_output(LATE)
+        .reduce("last", |last, r| *last = r);
+    windows.side_output(LATE).sink("late", late.clone());
+    windows.sink("windows", on_time);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async { Harness::start(job.into_graph(), 2).await.unwrap().finish().await.unwrap() });
+
+    // event time passes a step with the first record that has come to it
+    let (mut expected, mut passed) = (Vec::new(), i64::MIN);
+    for r in (0..20_000).map(record) {
+        match r.1.div_euclid(STEP) {
+            window if window < passed => expected.push(r),
+            window => passed = window,
+        }
+    }
+    let mut got = late.records();
+    got.sort_unstable_by_key(|r: &(u64, i64)| (r.1, r.0));
+    expected.sort_unstable_by_key(|r| (r.1, r.0));
+    assert!(expected.len() > 500);
+    assert!(got == expected, "{} records are late instead of {}", got.len(), expected.len());
+}
