@@ -114,8 +114,8 @@ impl RunningAttempt {
                 let build = AssertUnwindSafe(|| {
                     let (graph, plan, deployment, env) = (&*graph, &*plan, &deployment, &builder_env);
                     let stores = stores(graph, plan, deployment, env.me)?;
-                    let inputs = HashMap::new();
-                    Builder { graph, plan, deployment, env, files, alignment: groups, stores, inputs }.build()
+                    let (inputs, metrics) = (HashMap::new(), HashMap::new());
+                    Builder { graph, plan, deployment, env, files, alignment: groups, stores, inputs, metrics }.build()
                 });
                 std::panic::catch_unwind(build).unwrap_or_else(|p| Err(panicked(&*p)))
             })
@@ -225,6 +225,8 @@ struct Builder<'a> {
     stores: Stores,
     /// Channels into the tasks that are not built yet: by vertex, subtask and port.
     inputs: HashMap<(u32, u32, u8), Vec<AnyReceiver>>,
+    /// Theirs, by vertex and subtask.
+    metrics: HashMap<(u32, u32), TaskMetrics>,
 }
 
 /// Where the states of this taskmanager's tasks are kept; they share its memory.
@@ -262,9 +264,12 @@ impl Builder<'_> {
         // reading state may take long, and producers of other taskmanagers do not wait so long for their consumers
         for vertex in &plan.vertices {
             for subtask in self.mine(vertex) {
+                let metrics = TaskMetrics::default();
                 for port in 0..2 {
-                    self.inputs.insert((vertex.id, subtask, port), self.receivers(vertex, subtask, port)?);
+                    let receivers = self.receivers(vertex, subtask, port, &metrics)?;
+                    self.inputs.insert((vertex.id, subtask, port), receivers);
                 }
+                self.metrics.insert((vertex.id, subtask), metrics);
             }
         }
         for vertex in &plan.vertices {
@@ -294,7 +299,7 @@ impl Builder<'_> {
 
     fn task(&mut self, vertex: &Vertex, subtask: u32) -> Result<Built> {
         let id = TaskId { vertex: vertex.id, subtask };
-        let metrics = TaskMetrics::default();
+        let metrics = self.metrics.remove(&(vertex.id, subtask)).unwrap_or_default();
         let [first, second] = [0, 1].map(|port| self.input(vertex, subtask, port));
         let mut inputs = Some((first, second));
         let restore = self.deployment.restore.iter().find(|r| r.0 == id).map(|r| &r.1);
@@ -376,7 +381,7 @@ impl Builder<'_> {
 
 impl Builder<'_> {
     /// The channels into one input of a subtask.
-    fn receivers(&self, vertex: &Vertex, subtask: u32, port: u8) -> Result<Vec<AnyReceiver>> {
+    fn receivers(&self, vertex: &Vertex, subtask: u32, port: u8, metrics: &TaskMetrics) -> Result<Vec<AnyReceiver>> {
         let mut receivers = Vec::new();
         for &edge in &vertex.inputs {
             let edge = &self.plan.edges[edge as usize];
@@ -385,7 +390,7 @@ impl Builder<'_> {
             }
             let ty = self.edge_type(edge)?;
             for c in self.plan.channels(edge).filter(|c| c.consumer == subtask) {
-                receivers.push(ty.receiver(&self.env.channels, c, !self.is_mine(c.producer))?);
+                receivers.push(ty.receiver(&self.env.channels, c, !self.is_mine(c.producer), metrics)?);
             }
         }
         Ok(receivers)

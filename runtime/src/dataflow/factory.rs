@@ -113,8 +113,8 @@ pub trait RecordType: Send + Sync {
     fn describe(&self) -> String;
     /// The producer's end of a channel, to a consumer in this process (`to` is none) or on another taskmanager.
     fn sender(&self, channels: &Channels, id: ChannelId, to: Option<&PeerAddress>) -> Result<AnySender>;
-    /// The consumer's end of a channel, from a producer in this process or on another taskmanager.
-    fn receiver(&self, channels: &Channels, id: ChannelId, remote: bool) -> Result<AnyReceiver>;
+    /// The consumer's end of a channel, from a producer in this process or on another taskmanager; `metrics` of its task.
+    fn receiver(&self, channels: &Channels, id: ChannelId, remote: bool, metrics: &TaskMetrics) -> Result<AnyReceiver>;
     /// The stage that spreads records over the channels of an edge.
     fn writer(&self, cx: &WriterContext, senders: Vec<AnySender>) -> Result<AnyStage>;
     /// The task that reads these channels into the chain.
@@ -159,15 +159,16 @@ impl<T: Data> RecordType for TypeOf<T> {
         let sender = channels.sender::<T>(id, to)?;
         Ok(AnySender(Box::new(if self.0.is_some() { sender.rehashed() } else { sender })))
     }
-    fn receiver(&self, channels: &Channels, id: ChannelId, remote: bool) -> Result<AnyReceiver> {
-        let receiver = channels.receiver::<T>(id, remote)?;
+    fn receiver(&self, channels: &Channels, id: ChannelId, remote: bool, metrics: &TaskMetrics) -> Result<AnyReceiver> {
+        let receiver = channels.receiver::<T>(id, remote)?.counted(metrics);
         Ok(AnyReceiver(Box::new(match &self.0 {
             Some(rehash) => receiver.rehashing(rehash.clone()),
             None => receiver,
         })))
     }
     fn writer(&self, cx: &WriterContext, senders: Vec<AnySender>) -> Result<AnyStage> {
-        let typed = |s: AnySender| s.0.downcast::<Sender<T>>().map(|s| *s).map_err(|_| foreign::<T>());
+        let counted = |s: Box<Sender<T>>| s.counted(&cx.metrics);
+        let typed = |s: AnySender| s.0.downcast::<Sender<T>>().map(counted).map_err(|_| foreign::<T>());
         let senders = senders.into_iter().map(typed).collect::<Result<_>>()?;
         let writer = ExchangeWriter::new(cx.partition, senders, cx.producer, cx.max_parallelism, cx.metrics.clone());
         Ok(AnyStage::new::<T>(Box::new(writer)))

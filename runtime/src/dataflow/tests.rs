@@ -1,11 +1,20 @@
 //! Whole graphs in one process: what comes out must be what the declaration says, at any parallelism.
-use super::harness::Harness;
-use crate::checkpoint::handles::SnapshotKind;
+use super::Clock;
+use super::deploy::{Deployment, Environment, RunningAttempt, TaskManagerAddress};
+use super::harness::{Harness, MAX_PARALLELISM, initial_splits};
+use super::task::{TaskCommand, TaskEvent};
+use crate::checkpoint::handles::{Barrier, SnapshotKind};
 use crate::connectors::{Collect, Generator};
 use crate::dataflow::Output;
 use crate::error::{ErrorCode, ErrorDomain, Result};
+use crate::exchange::{Exchange, Identity};
+use crate::graph::JobGraph;
 use crate::job::{Job, KeyedProcessFunction, ProcessFunction, RuntimeContext, WatermarkStrategy};
 use crate::state::{KeyRef, KeyedTable, ListState, ValueState};
+use crate::taskmanager::upload::{StorageFiles, StorageUploader};
+use std::sync::Arc;
+use weir_api::config::StateConfig;
+use weir_api::ids::{Attempt, CheckpointId};
 
 const N: u64 = 20_000;
 
@@ -220,4 +229,79 @@ async fn a_source_whose_drain_failed_reads_nothing_more() {
         lengths.push(sink.len());
     }
     assert_eq!(lengths[1], lengths[2], "behind the end of event time");
+}
+
+/// A source and what it sends to on two taskmanagers: the tasks' own counters have what crosses between these.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_count_the_bytes_between_taskmanagers() {
+    let declare = || {
+        let mut job = Job::default();
+        let numbers = job.source("numbers", Generator::new(N, |i| i));
+        numbers
+            .key_by_value(|i| i % 7)
+            .process("count", |n: &mut u64, _, _: &mut Output<u64>| *n += 1)
+            .sink("out", Collect::new());
+        job.into_graph()
+    };
+    let graph = declare();
+    let plan = Arc::new(JobGraph::new(&graph, 2, MAX_PARALLELISM));
+    let exchange = async |name: &str| {
+        let me = Identity { job: "job-1".into(), taskmanager: name.into() };
+        Exchange::bind("127.0.0.1:0".parse().unwrap(), me).await.unwrap()
+    };
+    let exchanges = [exchange("tm-0").await, exchange("tm-1").await];
+    let address =
+        |i: usize| TaskManagerAddress { id: format!("tm-{i}"), data_address: exchanges[i].address().to_string() };
+    let deployment = Deployment {
+        attempt: Attempt(1),
+        parallelism: 2,
+        max_parallelism: MAX_PARALLELISM,
+        buffer_timeout_ms: 10,
+        taskmanagers: vec![address(0), address(1)],
+        slots: vec![0, 1],
+        state: StateConfig::default(),
+        restore: initial_splits(&graph, &plan).unwrap(),
+    };
+    let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+    let mut attempts = Vec::new();
+    for (me, exchange) in exchanges.iter().enumerate() {
+        let handle = tokio::runtime::Handle::current();
+        let env = Environment {
+            me: me as u32,
+            channels: exchange.begin(Attempt(1)).unwrap(),
+            data: handle.clone().into(),
+            control: handle,
+            uploader: Arc::new(StorageUploader::new(None, plan.clone(), &deployment.restore)),
+            files: Arc::new(StorageFiles(None)),
+            events: sender.clone(),
+            clock: Clock::system(),
+            activity: None,
+        };
+        attempts.push(RunningAttempt::start(Arc::new(declare()), plan.clone(), deployment.clone(), env).await.unwrap());
+    }
+    let id = CheckpointId(1);
+    let kind = SnapshotKind::Final;
+    let barrier = Barrier { id, attempt: Attempt(1), kind, directory: "chk-1".into(), aligned: true };
+    let (mut ended, mut snapshots) = (0, 0);
+    while snapshots < plan.tasks() {
+        match events.recv().await.unwrap().1 {
+            TaskEvent::SourceEnded => {
+                ended += 1;
+                if ended == 2 {
+                    attempts.iter().for_each(|a| a.command(&TaskCommand::Trigger(barrier.clone())));
+                }
+            }
+            TaskEvent::Snapshot { .. } => snapshots += 1,
+            TaskEvent::Failed(e) | TaskEvent::Declined { reason: e, .. } => panic!("{e}"),
+            _ => {}
+        }
+    }
+    let counts: Vec<_> = attempts.iter().flat_map(RunningAttempt::metrics).collect();
+    assert_eq!(counts.len(), 4);
+    for (task, m) in counts {
+        let is_source = plan.vertices[task.vertex as usize].is_source;
+        let (crossed, other) = if is_source { (m.bytes_out(), m.bytes_in()) } else { (m.bytes_in(), m.bytes_out()) };
+        // some of its 10,000 numbers go to the other one
+        assert!(crossed > 1000 && other == 0, "{task:?}: {crossed}, {other}");
+    }
 }

@@ -16,6 +16,7 @@ pub use remote::{Exchange, Identity, PeerAddress, RemoteReceiver, RemoteSender};
 use crate::data::Data;
 use crate::dataflow::Batch;
 use crate::error::Result;
+use crate::observe::TaskMetrics;
 use std::task::{Context, Poll};
 
 /// The producer's end of a channel.
@@ -29,6 +30,13 @@ impl<T: Data> Sender<T> {
     pub fn rehashed(self) -> Self {
         match self {
             Self::Remote(s) => Self::Remote(s.rehashed()),
+            local => local,
+        }
+    }
+    /// Frames to another process are added to the bytes that this task has sent. Within a process there are none.
+    pub fn counted(self, metrics: &TaskMetrics) -> Self {
+        match self {
+            Self::Remote(s) => Self::Remote(s.counted(metrics)),
             local => local,
         }
     }
@@ -47,13 +55,6 @@ impl<T: Data> Sender<T> {
         match self {
             Self::Local(s) => s.send(element),
             Self::Remote(s) => s.send(element),
-        }
-    }
-    /// Bytes sent to another process so far; 0 within one.
-    pub fn bytes(&self) -> u64 {
-        match self {
-            Self::Local(_) => 0,
-            Self::Remote(s) => s.bytes(),
         }
     }
     /// An empty batch with room, if possible a used one.
@@ -88,6 +89,13 @@ impl<T: Data> Receiver<T> {
             local => local,
         }
     }
+    /// Frames from another process are added to the bytes that this task has received. Within a process there are none.
+    pub fn counted(self, metrics: &TaskMetrics) -> Self {
+        match self {
+            Self::Remote(r) => Self::Remote(r.counted(metrics)),
+            local => local,
+        }
+    }
     /// The next element. None when the producer dropped its end and everything it sent was taken: a producer that ends
     /// well sends `EndOfInput` or a barrier that ends tasks before that, so anything else means that it failed (with an
     /// error of its own). An error when the connection broke or what arrived is malformed.
@@ -96,13 +104,6 @@ impl<T: Data> Receiver<T> {
         match self {
             Self::Local(r) => r.poll_recv(cx),
             Self::Remote(r) => r.poll_recv(cx),
-        }
-    }
-    /// Bytes received from another process so far; 0 within one.
-    pub fn bytes(&self) -> u64 {
-        match self {
-            Self::Local(_) => 0,
-            Self::Remote(r) => r.bytes(),
         }
     }
     /// Gives a batch back for reuse; what is left in it is dropped.

@@ -10,6 +10,7 @@ pub struct TaskMetrics(Arc<Counters>);
 struct Counters {
     records_in: AtomicU64,
     records_out: AtomicU64,
+    /// Of files, and of frames from and to other processes, headers included. Batches within a process have no bytes.
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     bad_records: AtomicU64,

@@ -10,6 +10,7 @@ use crate::exchange::batch_codec::{self, Rehash};
 use crate::exchange::credit::{Arrivals, Grant, Returns};
 use crate::exchange::frame::{self, FrameError, Header, Kind};
 use crate::exchange::{ChannelId, Element};
+use crate::observe::TaskMetrics;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -137,15 +138,15 @@ pub struct RemoteReceiver<T> {
     returns: Returns,
     rehash: Option<Rehash<T>>,
     spare: Vec<Batch<T>>,
-    bytes: u64,
+    metrics: TaskMetrics,
 }
 
 impl<T: Data> RemoteReceiver<T> {
     pub(in crate::exchange) fn new(inbox: Arc<Inbox>, window: u32) -> Self {
         let returns = Returns::new(window);
         inbox.register(returns.first());
-        let (frames, spare) = (VecDeque::new(), Vec::with_capacity(4));
-        Self { inbox, frames, returns, rehash: None, spare, bytes: 0 }
+        let (frames, spare, metrics) = (VecDeque::new(), Vec::with_capacity(4), TaskMetrics::default());
+        Self { inbox, frames, returns, rehash: None, spare, metrics }
     }
 
     /// Computes hashes that the producer leaves to this end.
@@ -154,9 +155,10 @@ impl<T: Data> RemoteReceiver<T> {
         self
     }
 
-    /// Bytes of the bodies received so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// Frames are added to the bytes received of this task.
+    pub(in crate::exchange) fn counted(mut self, metrics: &TaskMetrics) -> Self {
+        self.metrics = metrics.clone();
+        self
     }
 
     /// The next element; none when the producer has closed the channel and everything it sent was taken.
@@ -186,7 +188,7 @@ impl<T: Data> RemoteReceiver<T> {
 
     fn element(&mut self, kind: Kind, body: Bytes) -> Result<Element<T>> {
         let length = body.len();
-        self.bytes += length as u64;
+        self.metrics.add_bytes_in((frame::HEADER_BYTES + length) as u64);
         let element = self.decode(kind, &body).map_err(|why| {
             let e = FrameError::body(kind, why);
             Error::external(ErrorCode::Exchange, format_args!("{}: {e}", self.inbox.channel))

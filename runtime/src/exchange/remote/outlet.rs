@@ -9,6 +9,7 @@ use crate::exchange::batch_codec::Encoder;
 use crate::exchange::credit::{Grant, SendQueue};
 use crate::exchange::frame::{self, FrameError, Kind, MAX_CONTROL_BODY};
 use crate::exchange::{ChannelId, Element};
+use crate::observe::TaskMetrics;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use weir_api::ids::Attempt;
@@ -106,12 +107,13 @@ pub struct RemoteSender<T> {
     /// A used buffer, and an emptied batch.
     buffer: Vec<u8>,
     spare: Option<Batch<T>>,
-    bytes: u64,
+    metrics: TaskMetrics,
 }
 
 impl<T: Data> RemoteSender<T> {
     pub(in crate::exchange) fn new(outlet: Arc<Outlet>) -> Self {
-        Self { outlet, encoder: Encoder::new(false), buffer: Vec::new(), spare: None, bytes: 0 }
+        let metrics = TaskMetrics::default();
+        Self { outlet, encoder: Encoder::new(false), buffer: Vec::new(), spare: None, metrics }
     }
 
     /// The consumer computes hashes where that costs less than sending them.
@@ -120,9 +122,10 @@ impl<T: Data> RemoteSender<T> {
         self
     }
 
-    /// Bytes of the bodies sent so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// Frames are added to the bytes sent of this task.
+    pub(in crate::exchange) fn counted(mut self, metrics: &TaskMetrics) -> Self {
+        self.metrics = metrics.clone();
+        self
     }
 
     /// Frames that wait for credit.
@@ -186,7 +189,7 @@ impl<T: Data> RemoteSender<T> {
         let mut frame = std::mem::take(&mut self.buffer);
         frame::start(&mut frame);
         let result = body(&mut self.encoder, &mut frame).map_err(|e| e.at(self.outlet.channel))?;
-        self.bytes += (frame.len() - frame::HEADER_BYTES) as u64;
+        self.metrics.add_bytes_out(frame.len() as u64);
         self.buffer = self.outlet.push(kind, frame)?.unwrap_or_default();
         Ok(result)
     }

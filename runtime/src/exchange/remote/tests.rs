@@ -6,7 +6,8 @@ use crate::dataflow::Batch;
 use crate::error::ErrorDomain;
 use crate::exchange::channels::CAPACITY;
 use crate::exchange::credit::MOST_WINDOWS;
-use crate::exchange::{ChannelId, Element, Receiver, Sender};
+use crate::exchange::{ChannelId, Element, Receiver, Sender, frame};
+use crate::observe::TaskMetrics;
 use std::future::poll_fn;
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -251,6 +252,26 @@ async fn a_lost_consumer_process_is_noticed_by_name() {
     assert_eq!((e.domain, e.code), (ErrorDomain::External, ErrorCode::Connection));
     assert!(e.message.contains(&format!("taskmanager tm-b at {address}")), "{e}");
     assert!(sent.is_err() && barrier.is_err());
+}
+
+#[tokio::test]
+async fn both_ends_count_the_bytes_between_processes_and_only_those() {
+    let Pair { tx, rx, a: _a, b: _b, from, .. } = pair().await;
+    let (sent, received) = (TaskMetrics::default(), TaskMetrics::default());
+    let (mut tx, mut rx) = (tx.counted(&sent), rx.counted(&received));
+    for e in [batch(1), Element::Watermark(3), barrier(1, 1), Element::EndOfInput] {
+        tx.send(e).unwrap();
+    }
+    while text(recv(&mut rx).await.unwrap()) != "end" {}
+    let bytes = sent.bytes_out();
+    assert!(bytes > 4 * frame::HEADER_BYTES as u64 + "title 1".len() as u64, "{bytes}");
+    assert_eq!((sent.bytes_in(), received.bytes_in(), received.bytes_out()), (0, bytes, 0));
+    let near = ChannelId { edge: 2, ..CHANNEL };
+    let mut tx = from.sender::<Order>(near, None).unwrap().counted(&sent);
+    let mut rx = from.receiver::<Order>(near, false).unwrap().counted(&received);
+    tx.send(batch(1)).unwrap();
+    assert_eq!(text(recv(&mut rx).await.unwrap()), "batch 1");
+    assert_eq!((sent.bytes_out(), received.bytes_in()), (bytes, bytes));
 }
 
 #[tokio::test]

@@ -99,8 +99,10 @@ pub fn exposition(m: &Master, now: Millis) -> String {
     let per_vertex: [(&str, &str, fn(TaskCounters) -> f64); 9] = [
         ("weir_task_records_in_total", "Records taken.", |c| c.records_in as f64),
         ("weir_task_records_out_total", "Records emitted.", |c| c.records_out as f64),
-        ("weir_task_bytes_in_total", "Bytes taken.", |c| c.bytes_in as f64),
-        ("weir_task_bytes_out_total", "Bytes emitted.", |c| c.bytes_out as f64),
+        ("weir_task_bytes_in_total", "Bytes read from files and received from other taskmanagers.", |c| {
+            c.bytes_in as f64
+        }),
+        ("weir_task_bytes_out_total", "Bytes written to files and sent to other taskmanagers.", |c| c.bytes_out as f64),
         ("weir_task_bad_records_total", "Bad records skipped.", |c| c.bad_records as f64),
         ("weir_task_dropped_records_total", "Late or filtered records dropped.", |c| c.dropped_records as f64),
         ("weir_task_busy_seconds_total", "Time at work.", |c| c.busy_micros as f64 / 1e6),
