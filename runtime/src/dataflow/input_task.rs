@@ -13,7 +13,7 @@ use crate::state::snapshot::SnapshotParts;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use weir_api::ids::CheckpointId;
 
@@ -179,44 +179,44 @@ impl<I: Inlet> Running<I> {
     }
 
     async fn next_wake(&mut self) -> Result<Wake<I::Element>> {
-        let mut waited = None;
-        let wake = poll_fn(|cx| {
-            match self.io.commands.poll_recv(cx) {
-                Poll::Ready(Some(c)) => return Poll::Ready(Ok(Wake::Command(c))),
-                Poll::Ready(None) => return Poll::Ready(Ok(Wake::Cancelled)),
-                Poll::Pending => {}
+        poll_fn(|cx| {
+            self.timing.resume();
+            let wake = self.poll_wake(cx);
+            if wake.is_pending() {
+                let add = if self.ready { Timing::IDLE } else { Timing::BACKPRESSURED };
+                self.timing.wait(Instant::now(), add);
             }
-            if !self.ready {
-                if self.inlet.poll_ready(cx)?.is_pending() {
-                    waited = Some(Timing::BACKPRESSURED);
-                    return Poll::Pending;
-                }
-                self.ready = true;
-                // a stage may have gone on with what it had begun
-                self.dirty = true;
-            }
-            // what would be emitted behind a barrier that ends tasks would be lost: the end of the input waits for the restore
-            if self.draining.is_some() && self.ending.is_none() && self.inlet.poll_drained(cx)?.is_ready() {
-                return Poll::Ready(Ok(Wake::Drained));
-            }
-            match self.inlet.poll_next(cx, &self.aligner) {
-                Poll::Ready(r) => Poll::Ready(r.map(|(i, e)| Wake::Element(i, e))),
-                Poll::Pending if self.dirty => Poll::Ready(Ok(Wake::Dry)),
-                Poll::Pending => {
-                    let due = self.next_timer();
-                    if let Poll::Ready(now) = self.wakeup.poll(cx, due) {
-                        return Poll::Ready(Ok(Wake::Time(now)));
-                    }
-                    waited = Some(Timing::IDLE);
-                    Poll::Pending
-                }
-            }
+            wake
         })
-        .await;
-        if let Some(add) = waited {
-            self.timing.waited(Instant::now(), add);
+        .await
+    }
+
+    fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake<I::Element>>> {
+        match self.io.commands.poll_recv(cx) {
+            Poll::Ready(Some(c)) => return Poll::Ready(Ok(Wake::Command(c))),
+            Poll::Ready(None) => return Poll::Ready(Ok(Wake::Cancelled)),
+            Poll::Pending => {}
         }
-        wake
+        if !self.ready {
+            if self.inlet.poll_ready(cx)?.is_pending() {
+                return Poll::Pending;
+            }
+            self.ready = true;
+            // a stage may have gone on with what it had begun
+            self.dirty = true;
+        }
+        // what would be emitted behind a barrier that ends tasks would be lost: the end of the input waits for the restore
+        if self.draining.is_some() && self.ending.is_none() && self.inlet.poll_drained(cx)?.is_ready() {
+            return Poll::Ready(Ok(Wake::Drained));
+        }
+        match self.inlet.poll_next(cx, &self.aligner) {
+            Poll::Ready(r) => Poll::Ready(r.map(|(i, e)| Wake::Element(i, e))),
+            Poll::Pending if self.dirty => Poll::Ready(Ok(Wake::Dry)),
+            Poll::Pending => {
+                let due = self.next_timer();
+                self.wakeup.poll(cx, due).map(|now| Ok(Wake::Time(now)))
+            }
+        }
     }
 
     fn element(&mut self, input: usize, element: I::Element) -> Result<()> {

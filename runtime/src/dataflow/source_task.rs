@@ -11,7 +11,7 @@ use crate::state::snapshot::SnapshotParts;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Instant;
 use weir_api::ids::CheckpointId;
 
@@ -117,7 +117,7 @@ impl<R: SourceReader> Running<R> {
                 Wake::Ready(r) => r?,
             }
             let now = Instant::now();
-            self.timing.waited(now, Timing::BACKPRESSURED);
+            self.timing.busy_until(now);
             let before = self.task.out.pending();
             let status = self.task.reader.read(&mut self.task.out, now)?;
             self.task.out.check()?;
@@ -166,52 +166,58 @@ impl<R: SourceReader> Running<R> {
     /// The next command, a timer (while nothing is read), or readiness to read (never while paused or at the end).
     async fn next_wake(&mut self) -> Wake {
         let reading = !self.ended && self.paused.is_none() && !self.draining;
-        let wake = poll_fn(|cx| {
-            match self.io.commands.poll_recv(cx) {
-                Poll::Ready(Some(c)) => return Poll::Ready(Wake::Command(c)),
-                Poll::Ready(None) => return Poll::Ready(Wake::Cancelled),
-                Poll::Pending => {}
+        let add = if reading { Timing::BACKPRESSURED } else { Timing::IDLE };
+        poll_fn(|cx| {
+            self.timing.resume();
+            let wake = self.poll_wake(cx, reading);
+            if wake.is_pending() {
+                self.timing.wait(Instant::now(), add);
             }
-            match reading {
-                true => match self.task.out.poll_ready(cx) {
-                    Poll::Pending if self.task.out.is_paused() => {
-                        let due = self.task.out.next_timer();
-                        self.wakeup.poll(cx, due).map(Wake::Time)
-                    }
-                    ready => ready.map(Wake::Ready),
-                },
-                // what is emitted behind a barrier that ends tasks would be lost: timers wait for the restore
-                false if self.paused.is_some() => Poll::Pending,
-                false => {
-                    // what the chain holds back wakes the task that has asked; what it has to do yet needs room
-                    let ready = match self.task.out.poll_ready(cx) {
-                        Poll::Ready(Err(e)) => return Poll::Ready(Wake::Ready(Err(e))),
-                        ready => ready.is_ready(),
-                    };
-                    if self.draining
-                        && ready
-                        && let Poll::Ready(drained) = self.task.out.poll_drained(cx)
-                    {
-                        return Poll::Ready(drained.map_or_else(|e| Wake::Ready(Err(e)), |()| Wake::Drained));
-                    }
+            wake
+        })
+        .await
+    }
+
+    fn poll_wake(&mut self, cx: &mut Context<'_>, reading: bool) -> Poll<Wake> {
+        match self.io.commands.poll_recv(cx) {
+            Poll::Ready(Some(c)) => return Poll::Ready(Wake::Command(c)),
+            Poll::Ready(None) => return Poll::Ready(Wake::Cancelled),
+            Poll::Pending => {}
+        }
+        match reading {
+            true => match self.task.out.poll_ready(cx) {
+                Poll::Pending if self.task.out.is_paused() => {
                     let due = self.task.out.next_timer();
                     self.wakeup.poll(cx, due).map(Wake::Time)
                 }
+                ready => ready.map(Wake::Ready),
+            },
+            // what is emitted behind a barrier that ends tasks would be lost: timers wait for the restore
+            false if self.paused.is_some() => Poll::Pending,
+            false => {
+                // what the chain holds back wakes the task that has asked; what it has to do yet needs room
+                let ready = match self.task.out.poll_ready(cx) {
+                    Poll::Ready(Err(e)) => return Poll::Ready(Wake::Ready(Err(e))),
+                    ready => ready.is_ready(),
+                };
+                if self.draining
+                    && ready
+                    && let Poll::Ready(drained) = self.task.out.poll_drained(cx)
+                {
+                    return Poll::Ready(drained.map_or_else(|e| Wake::Ready(Err(e)), |()| Wake::Drained));
+                }
+                let due = self.task.out.next_timer();
+                self.wakeup.poll(cx, due).map(Wake::Time)
             }
-        })
-        .await;
-        if !reading {
-            self.timing.waited(Instant::now(), Timing::IDLE);
         }
-        wake
     }
 
     /// Waits for the time, the reader's own wake, or a command (which the caller's next turn takes).
     async fn wait(&mut self, until: Option<Instant>) -> Result<()> {
-        self.timing.busy_until(Instant::now());
         self.pause.arm(until);
         let (mut command, mut time, mut chain) = (None, None, Ok(()));
         poll_fn(|cx| {
+            self.timing.resume();
             if let Poll::Ready(c) = self.io.commands.poll_recv(cx) {
                 command = Some(c);
                 return Poll::Ready(());
@@ -226,13 +232,13 @@ impl<R: SourceReader> Running<R> {
                 time = Some(now);
                 return Poll::Ready(());
             }
-            if self.pause.poll(cx).is_ready() {
+            if self.pause.poll(cx).is_ready() || self.task.reader.poll_wake(cx).is_ready() {
                 return Poll::Ready(());
             }
-            self.task.reader.poll_wake(cx)
+            self.timing.wait(Instant::now(), Timing::IDLE);
+            Poll::Pending
         })
         .await;
-        self.timing.waited(Instant::now(), Timing::IDLE);
         chain?;
         if let Some(now) = time {
             self.processing_time(now)?;

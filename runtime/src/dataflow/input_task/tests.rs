@@ -61,11 +61,20 @@ struct Test {
 }
 
 fn start() -> Test {
+    let chain = Holds::default();
+    let held = chain.0.clone();
+    let (sender, events, commands) = run(Box::new(chain), TaskMetrics::default());
+    Test { sender, events, commands, held }
+}
+
+type Ends = (Sender<u64>, mpsc::UnboundedReceiver<(TaskId, TaskEvent)>, mpsc::UnboundedSender<TaskCommand>);
+
+/// A task with one channel and this chain.
+fn run(chain: Box<dyn Stage<u64>>, metrics: TaskMetrics) -> Ends {
     let (channels, id) = (Channels::in_process(Attempt(1)), ChannelId { edge: 0, producer: 0, consumer: 0 });
     let (sender, receiver) = (channels.sender(id, None).unwrap(), channels.receiver(id, false).unwrap());
     let (commands, receive_commands) = mpsc::unbounded_channel();
     let (send_events, events) = mpsc::unbounded_channel();
-    let chain = Holds::default();
     let io = TaskIo {
         id: TaskId { vertex: 1, subtask: 0 },
         commands: receive_commands,
@@ -74,12 +83,11 @@ fn start() -> Test {
         control: tokio::runtime::Handle::current(),
         buffer_timeout: Duration::from_millis(10),
         clock: Clock::manual(0),
-        metrics: TaskMetrics::default(),
+        metrics,
     };
-    let held = chain.0.clone();
-    let task = InputTask(One::new(InputGate::new(vec![receiver]), Box::new(chain)));
+    let task = InputTask(One::new(InputGate::new(vec![receiver]), chain));
     tokio::spawn(Box::new(task).run(io));
-    Test { sender, events, commands, held }
+    (sender, events, commands)
 }
 
 impl Test {
@@ -126,4 +134,43 @@ async fn a_newer_barrier_puts_an_end_to_one_that_is_held() {
         assert_eq!(*t.held.passed.lock().unwrap(), [2, 3]);
         drop(t.commands);
     }
+}
+
+/// A chain that works for a while on each batch, and has no room behind it until it is let go.
+struct Works(Arc<Held>);
+const WORK: Duration = Duration::from_millis(30);
+
+impl Stage<u64> for Works {
+    fn process(&mut self, batch: &mut Batch<u64>) -> Result<()> {
+        std::thread::sleep(WORK);
+        batch.clear();
+        self.0.passed.lock().unwrap().push(0);
+        Ok(())
+    }
+    fn signal(&mut self, _: &mut Signal<'_>) -> Result<()> {
+        Ok(())
+    }
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.0.waker.register(cx.waker());
+        let free = self.0.let_go.load(SeqCst) || self.0.passed.lock().unwrap().is_empty();
+        if free { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+}
+
+#[tokio::test]
+async fn work_before_a_wait_for_room_is_work() {
+    let (held, metrics) = (Arc::<Held>::default(), TaskMetrics::default());
+    let (mut sender, mut events, _commands) = run(Box::new(Works(held.clone())), metrics.clone());
+    sender.send(Element::Batch(Batch { records: vec![1], ..Batch::default() })).unwrap();
+    while held.passed.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    held.let_go.store(true, SeqCst);
+    held.waker.wake();
+    let (id, attempt, kind) = (CheckpointId(1), Attempt(1), SnapshotKind::Checkpoint);
+    sender.send(Element::Barrier(Barrier { id, attempt, kind, directory: "chk-1".into(), aligned: true })).unwrap();
+    while !matches!(events.recv().await.unwrap().1, TaskEvent::Snapshot { .. }) {}
+    let busy = Duration::from_micros(metrics.busy_micros());
+    // a sleep is never shorter; it lies between two reads of the clock, each of which counts whole microseconds
+    assert!(busy >= WORK - Duration::from_micros(2), "{busy:?} of {WORK:?}");
 }
