@@ -2,6 +2,7 @@
 //! the input runs dry or the deadline has passed.
 use super::Signal;
 use super::aligner::{Aligned, Aligner};
+use super::flusher::Flusher;
 use super::inlet::{Control, Inlet, Taken};
 use super::task::{TaskBody, TaskCommand, TaskEvent, TaskIo};
 use super::timing::Timing;
@@ -42,7 +43,7 @@ struct Running<I> {
     ending: Option<CheckpointId>,
     /// The chain may hold records in unfilled batches.
     dirty: bool,
-    last_flush: Instant,
+    flusher: Flusher,
     /// The chain takes another batch (not asked again until one was handed to it).
     ready: bool,
     wakeup: Wakeup,
@@ -64,6 +65,8 @@ enum Wake<E> {
     Element(usize, E),
     /// Nothing to take now, and the chain may hold something back.
     Dry,
+    /// No room behind, and what the chain holds back has waited for long enough.
+    Overdue,
     /// A processing-time timer is due.
     Time(i64),
     /// All inputs have ended, and nothing is held back any more.
@@ -74,7 +77,7 @@ impl<I: Inlet> TaskBody for InputTask<I> {
     fn run(self: Box<Self>, io: TaskIo) -> BoxFuture<'static, Result<()>> {
         let (channels, now) = (self.0.channels(), Instant::now());
         let timing = Timing::new(io.metrics.clone(), now);
-        let wakeup = Wakeup::new(io.clock.clone());
+        let (wakeup, flusher) = (Wakeup::new(io.clock.clone()), Flusher::new(io.buffer_timeout, now));
         let running = Running {
             inlet: self.0,
             io,
@@ -86,7 +89,7 @@ impl<I: Inlet> TaskBody for InputTask<I> {
             aligning_since: None,
             ending: None,
             dirty: false,
-            last_flush: now,
+            flusher,
             ready: false,
             wakeup,
             timing,
@@ -109,7 +112,7 @@ impl<I: Inlet> Running<I> {
                         return Ok(());
                     }
                 }
-                Wake::Dry => {
+                Wake::Dry | Wake::Overdue => {
                     let now = Instant::now();
                     self.flush(now)?;
                     self.timing.busy_until(now);
@@ -145,7 +148,7 @@ impl<I: Inlet> Running<I> {
         if let Some(time) = self.wakeup.due(due) {
             self.signal(&mut Signal::ProcessingTime(time))?;
         }
-        if self.dirty && now.duration_since(self.last_flush) >= self.io.buffer_timeout {
+        if self.dirty && self.flusher.is_due(now) {
             self.flush(now)?;
         }
         self.timing.busy_until(now);
@@ -154,7 +157,7 @@ impl<I: Inlet> Running<I> {
 
     fn flush(&mut self, now: Instant) -> Result<()> {
         self.dirty = false;
-        self.last_flush = now;
+        self.flusher.flushed(now);
         self.inlet.signal(&mut Signal::Flush)
     }
 
@@ -180,11 +183,17 @@ impl<I: Inlet> Running<I> {
 
     async fn next_wake(&mut self) -> Result<Wake<I::Element>> {
         poll_fn(|cx| {
-            self.timing.resume();
+            let resumed = self.timing.resume();
             let wake = self.poll_wake(cx);
             if wake.is_pending() {
                 let add = if self.ready { Timing::IDLE } else { Timing::BACKPRESSURED };
                 self.timing.wait(Instant::now(), add);
+            } else if let (Some(now), Poll::Ready(Ok(Wake::Element(..)))) = (resumed, &wake)
+                && self.dirty
+                && self.flusher.is_due(now)
+            {
+                // the next look at the clock is some elements away, and so may be the next wait
+                self.flush(now)?;
             }
             wake
         })
@@ -199,7 +208,8 @@ impl<I: Inlet> Running<I> {
         }
         if !self.ready {
             if self.inlet.poll_ready(cx)?.is_pending() {
-                return Poll::Pending;
+                // one full channel must not keep what lies in the batches of others; a stage may have put more there just now
+                return self.flusher.poll(cx).map(|()| Ok(Wake::Overdue));
             }
             self.ready = true;
             // a stage may have gone on with what it had begun

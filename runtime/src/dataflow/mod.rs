@@ -4,6 +4,7 @@ pub mod batch;
 pub mod clock;
 pub mod deploy;
 pub mod factory;
+mod flusher;
 pub mod gate;
 pub mod harness;
 pub mod inlet;

@@ -1,4 +1,5 @@
 //! The loop of a source task: read a batch, hand it on, answer triggers with barriers.
+use super::flusher::Flusher;
 use super::pause::Pause;
 use super::task::{TaskBody, TaskCommand, TaskEvent, TaskIo};
 use super::timing::Timing;
@@ -34,6 +35,8 @@ enum Wake {
     Time(i64),
     /// Nothing is held back any more.
     Drained,
+    /// No room behind, and what the chain holds back has waited for long enough.
+    Overdue,
     Ready(Result<()>),
 }
 
@@ -50,7 +53,7 @@ struct Running<R: SourceReader> {
     held: Option<Barrier>,
     /// The end of the input was signalled: at the end, or for a snapshot that drains.
     end_signalled: bool,
-    last_flush: Instant,
+    flusher: Flusher,
     wakeup: Wakeup,
     pause: Pause,
     timing: Timing,
@@ -60,7 +63,7 @@ impl<R: SourceReader> TaskBody for SourceTask<R> {
     fn run(self: Box<Self>, io: TaskIo) -> BoxFuture<'static, Result<()>> {
         let now = Instant::now();
         let timing = Timing::new(io.metrics.clone(), now);
-        let wakeup = Wakeup::new(io.clock.clone());
+        let (wakeup, flusher) = (Wakeup::new(io.clock.clone()), Flusher::new(io.buffer_timeout, now));
         let running = Running {
             task: *self,
             io,
@@ -69,7 +72,7 @@ impl<R: SourceReader> TaskBody for SourceTask<R> {
             draining: false,
             held: None,
             end_signalled: false,
-            last_flush: now,
+            flusher,
             wakeup,
             pause: Pause::default(),
             timing,
@@ -95,6 +98,10 @@ impl<R: SourceReader> Running<R> {
                 }
                 Wake::Time(now) => {
                     self.processing_time(now)?;
+                    continue;
+                }
+                Wake::Overdue => {
+                    self.flush(Instant::now())?;
                     continue;
                 }
                 Wake::Drained => {
@@ -124,7 +131,7 @@ impl<R: SourceReader> Running<R> {
             match status {
                 ReadStatus::More => {
                     batches += 1;
-                    if now.duration_since(self.last_flush) >= self.io.buffer_timeout {
+                    if self.flusher.is_due(now) {
                         self.flush(now)?;
                     } else if self.task.out.pending() > before {
                         self.task.out.emit();
@@ -153,7 +160,7 @@ impl<R: SourceReader> Running<R> {
     }
 
     fn flush(&mut self, now: Instant) -> Result<()> {
-        self.last_flush = now;
+        self.flusher.flushed(now);
         self.task.out.signal(&mut Signal::Flush)
     }
 
@@ -190,6 +197,8 @@ impl<R: SourceReader> Running<R> {
                     let due = self.task.out.next_timer();
                     self.wakeup.poll(cx, due).map(Wake::Time)
                 }
+                // one full channel must not keep what lies in the batches of others
+                Poll::Pending => self.flusher.poll(cx).map(|()| Wake::Overdue),
                 ready => ready.map(Wake::Ready),
             },
             // what is emitted behind a barrier that ends tasks would be lost: timers wait for the restore
@@ -301,3 +310,6 @@ impl<R: SourceReader> Running<R> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,10 +2,12 @@
 use super::super::gate::InputGate;
 use super::super::inlet::One;
 use super::super::task::{TaskId, Uploader};
-use super::super::{Batch, Clock, Stage};
+use super::super::writer::ExchangeWriter;
+use super::super::{BATCH_RECORDS, Batch, Clock, Stage};
 use super::*;
 use crate::checkpoint::handles::{SnapshotKind, TaskSnapshot};
 use crate::exchange::{ChannelId, Channels, Element, Sender};
+use crate::graph::Partition;
 use crate::observe::TaskMetrics;
 use futures::task::AtomicWaker;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -173,4 +175,24 @@ async fn work_before_a_wait_for_room_is_work() {
     let busy = Duration::from_micros(metrics.busy_micros());
     // a sleep is never shorter; it lies between two reads of the clock, each of which counts whole microseconds
     assert!(busy >= WORK - Duration::from_micros(2), "{busy:?} of {WORK:?}");
+}
+
+/// The first channel is full and nobody takes anything out of it: what was collected for the other one must leave in time.
+#[tokio::test]
+async fn a_full_channel_does_not_keep_what_is_for_another() {
+    let channels = Channels::in_process(Attempt(1));
+    let id = |consumer| ChannelId { edge: 1, producer: 0, consumer };
+    let senders = [0, 1].map(|c| channels.sender::<u64>(id(c), None).unwrap());
+    let [_full, mut other] = [0, 1].map(|c| channels.receiver::<u64>(id(c), false).unwrap());
+    let metrics = TaskMetrics::default();
+    let writer = ExchangeWriter::new(Partition::Hash, senders.into(), 0, 128, metrics.clone());
+    let (mut sender, _events, _commands) = run(Box::new(writer), metrics);
+    let batch = |n: usize, hash: u64| Batch { records: vec![7; n], hashes: vec![hash; n], ..Batch::default() };
+    sender.send(Element::Batch(batch(1, u64::MAX))).unwrap();
+    for _ in 0..10 {
+        sender.send(Element::Batch(batch(BATCH_RECORDS, 0))).unwrap();
+    }
+    let received = std::future::poll_fn(|cx| other.poll_recv(cx));
+    let received = tokio::time::timeout(Duration::from_secs(20), received).await.expect("it is kept");
+    assert!(matches!(received.unwrap(), Some(Element::Batch(b)) if b.records == [7]));
 }
