@@ -189,6 +189,11 @@ fn next_tick(time: i64, interval: i64) -> i64 {
 fn interval_ms(d: Duration) -> i64 {
     i64::try_from(d.as_millis()).unwrap_or(i64::MAX).max(1)
 }
+/// A timer for this time is called back: it was for a multiple of the interval, or one has come by now. It is for neither
+/// if it was for the end that a session had before it grew.
+fn has_ticked(time: i64, now: i64, interval: i64) -> bool {
+    next_tick(time.saturating_sub(1), interval) <= now
+}
 
 /// Fires at every multiple of an interval of event time, and at the end of the window. A watermark that passes several of
 /// them at once fires once.
@@ -216,14 +221,16 @@ impl<T> Trigger<T> for ContinuousEventTime {
     }
     fn on_event_time(&self, time: i64, cx: &mut TriggerContext<'_, ()>) -> TriggerResult {
         let end = cx.window.max_timestamp();
-        if end > cx.watermark {
-            cx.timers.event = Some(next_tick(time.max(cx.watermark), self.0).min(end));
+        if end <= cx.watermark {
+            return TriggerResult::Fire;
         }
-        TriggerResult::Fire
+        cx.timers.event = Some(next_tick(time.max(cx.watermark), self.0).min(end));
+        if has_ticked(time, cx.watermark, self.0) { TriggerResult::Fire } else { TriggerResult::Continue }
     }
 }
 
-/// Fires at every multiple of an interval of the wall clock while records come.
+/// Fires at every multiple of an interval of the wall clock from the first record on, and when the wall clock passes the end
+/// of the window.
 #[derive(Debug, Clone, Copy)]
 pub struct ContinuousProcessingTime(i64);
 
@@ -232,19 +239,26 @@ impl ContinuousProcessingTime {
     pub fn every(interval: Duration) -> Self {
         Self(interval_ms(interval))
     }
+    /// The next time to fire after this one: a window that goes by the clock is gone after its end.
+    fn after(&self, time: i64, window: TimeWindow) -> i64 {
+        let (tick, end) = (next_tick(time, self.0), window.max_timestamp());
+        if time < end { tick.min(end) } else { tick }
+    }
 }
 
 impl<T> Trigger<T> for ContinuousProcessingTime {
     type State = ();
     fn on_element(&self, _: &T, _: i64, cx: &mut TriggerContext<'_, ()>) -> TriggerResult {
         if cx.timers.processing.is_none() {
-            cx.timers.processing = Some(next_tick(cx.processing_time, self.0));
+            cx.timers.processing = Some(self.after(cx.processing_time, cx.window));
         }
         TriggerResult::Continue
     }
     fn on_processing_time(&self, time: i64, cx: &mut TriggerContext<'_, ()>) -> TriggerResult {
-        cx.timers.processing = Some(next_tick(time.max(cx.processing_time), self.0));
-        TriggerResult::Fire
+        let now = cx.processing_time;
+        cx.timers.processing = Some(self.after(time.max(now), cx.window));
+        let over = cx.window.max_timestamp() <= now;
+        if over || has_ticked(time, now, self.0) { TriggerResult::Fire } else { TriggerResult::Continue }
     }
 }
 

@@ -7,3 +7,4 @@ mod process;
 mod properties;
 #[cfg(feature = "rocksdb")]
 mod stored;
+mod triggers;
