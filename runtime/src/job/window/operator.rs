@@ -143,6 +143,16 @@ impl<S, W: WindowFunction, G: Trigger<W::In>> WindowOperator<S, W, G> {
         }
     }
 
+    /// Entries of the schedules, live or not.
+    #[cfg(test)]
+    pub fn scheduled(&self) -> usize {
+        match &self.engine {
+            Engine::Aligned(_) | Engine::Count(_) => 0,
+            Engine::Triggered(e) => e.scheduled(),
+            Engine::Session(e) => e.scheduled(),
+        }
+    }
+
     fn finish(&mut self, out: &mut Output<W::Out>) -> Result<()> {
         while self.advancing.is_some() {
             self.go_on(out)?;

@@ -46,11 +46,20 @@ struct Sessions<A, S> {
     /// When the schedules have the key; not part of snapshots.
     event_due: i64,
     processing_due: i64,
+    /// The sessions come from a store, which does not keep the times above: the schedules may have the key earlier.
+    event_recalled: bool,
+    processing_recalled: bool,
 }
 
 impl<A, S> Default for Sessions<A, S> {
     fn default() -> Self {
-        Self { list: Vec::new(), event_due: i64::MAX, processing_due: i64::MAX }
+        Self {
+            list: Vec::new(),
+            event_due: i64::MAX,
+            processing_due: i64::MAX,
+            event_recalled: false,
+            processing_recalled: false,
+        }
     }
 }
 
@@ -72,7 +81,8 @@ impl<A, S> Sessions<A, S> {
 
     /// Sessions that come from a store do not know when the schedules have their key: not later than it must be looked at.
     fn recall(&mut self, time: TimeDomain, lateness: i64) {
-        if self.event_due == i64::MAX && self.processing_due == i64::MAX {
+        let unknown = self.event_due == i64::MAX && self.processing_due == i64::MAX;
+        if unknown && self.event_recalled && self.processing_recalled {
             (self.event_due, self.processing_due) = self.due(time, lateness);
         }
     }
@@ -83,7 +93,8 @@ impl<A: Data, S: Data> Data for Sessions<A, S> {
         self.list.encode(out);
     }
     fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
-        Ok(Self { list: Data::decode(input)?, ..Self::default() })
+        let list = Data::decode(input)?;
+        Ok(Self { list, event_recalled: true, processing_recalled: true, ..Self::default() })
     }
     fn type_of() -> Type {
         Vec::<OneSession<A, S>>::type_of()
@@ -234,11 +245,11 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
         let (event, processing) = sessions.due(self.time, self.lateness);
         let at = || At { hash: key.hash, key: key.key.clone() };
         if event < sessions.event_due {
-            sessions.event_due = event;
+            (sessions.event_due, sessions.event_recalled) = (event, false);
             self.event.push(event, at());
         }
         if processing < sessions.processing_due {
-            sessions.processing_due = processing;
+            (sessions.processing_due, sessions.processing_recalled) = (processing, false);
             self.processing.push(processing, at());
         }
     }
@@ -349,15 +360,15 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
         if stored {
             sessions.recall(by, lateness);
         }
-        let due = match domain {
-            TimeDomain::EventTime => &mut sessions.event_due,
-            TimeDomain::ProcessingTime => &mut sessions.processing_due,
+        let (due, recalled) = match domain {
+            TimeDomain::EventTime => (&mut sessions.event_due, &mut sessions.event_recalled),
+            TimeDomain::ProcessingTime => (&mut sessions.processing_due, &mut sessions.processing_recalled),
         };
-        // the key was scheduled for an earlier time since; what comes from a store knows only not later than when it must be
-        if *due < time || (*due > time && !stored) {
+        // the key was scheduled for another time since; what comes from a store knows only not later than when it must be
+        if *due < time || (*due > time && !*recalled) {
             return Ok(());
         }
-        *due = i64::MAX;
+        (*due, *recalled) = (i64::MAX, false);
         let rules = Rules { function: f, trigger: &self.trigger, clocks: self.clocks };
         sessions.list.retain_mut(|s| {
             let cleanup = s.window.max_timestamp().saturating_add(lateness);
@@ -383,6 +394,11 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
             self.schedule(&key);
         }
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub fn scheduled(&self) -> usize {
+        self.event.len() + self.processing.len()
     }
 
     /// When [`Self::advance_processing`] has something to do.

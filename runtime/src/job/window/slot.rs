@@ -217,6 +217,10 @@ impl<E> Schedule<E> {
     pub fn push(&mut self, time: i64, what: E) {
         self.0.push(Reverse(Due { time, what }));
     }
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
     /// The earliest time.
     pub fn next(&self) -> Option<i64> {
         self.0.peek().map(|d| d.0.time)

@@ -321,6 +321,11 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
         self.state.remove_first(n);
     }
 
+    #[cfg(test)]
+    pub fn scheduled(&self) -> usize {
+        self.event_timers.len() + self.processing_timers.len()
+    }
+
     /// When [`Self::advance_processing`] has something to do.
     pub fn processing_due(&self) -> Option<i64> {
         let first = (self.time == TimeDomain::ProcessingTime)

@@ -136,6 +136,11 @@ impl<G: Trigger<Rec>> Driver<Operator<G>> {
         let make = move || WindowOperator::new(selector(), listing(), trigger.clone(), &spec, Some(LATE));
         Self::of(make, parallelism)
     }
+
+    /// Entries of the schedules, live or not.
+    pub fn scheduled(&self) -> usize {
+        self.subtasks.iter().map(|s| s.operator.scheduled()).sum()
+    }
 }
 
 /// As the stage of an operator does when there is room behind it.

@@ -10,7 +10,8 @@ use crate::job::window::assigner::{CountSpec, TimeDomain};
 use crate::job::window::function::Aggregate;
 use crate::job::window::operator::{Spec, WindowOperator};
 use crate::job::window::trigger::{
-    ContinuousEventTime, ContinuousProcessingTime, Count, DefaultTrigger, ProcessingTime, Purging, Trigger,
+    ContinuousEventTime, ContinuousProcessingTime, Count, DefaultTrigger, ProcessingTime, Purging, Trigger, TriggerContext,
+    TriggerResult,
 };
 use crate::state::rocks::factory_for_tests;
 use proptest::prelude::*;
@@ -125,4 +126,41 @@ fn records_of_several_panes_in_one_batch_find_what_their_keys_had() {
     driver.watermark(i64::MAX);
     let (fired, late) = driver.take();
     assert!(late.is_empty() && fired.len() == 600 && fired.iter().all(|f| f.3 == [1, 2]), "{fired:?}");
+}
+
+/// Fires a little after each record.
+#[derive(Clone)]
+struct Soon;
+
+impl Trigger<Rec> for Soon {
+    type State = ();
+    fn on_element(&self, _: &Rec, timestamp: i64, cx: &mut TriggerContext<'_, ()>) -> TriggerResult {
+        cx.timers.event = Some(timestamp + 1);
+        TriggerResult::Continue
+    }
+}
+
+/// What is out of date goes when its time comes, and is not renewed, whether or not the sessions stay in memory.
+#[test]
+fn entries_of_a_stored_session_that_are_out_of_date_are_not_renewed() {
+    let mut driver = Driver::at(
+        || {
+            let spec = spec(Kind::Session { gap: 100 }, EVENT, 0);
+            WindowOperator::new(selector(), listing(), Soon, &spec, Some(LATE))
+        },
+        1,
+        places(1 << 30),
+    );
+    // each of the first three is scheduled for itself, and for the end of the session as it is then: 99, 100, ...
+    for t in 0..100 {
+        driver.records(&[((1, t), t * 10)]);
+        if t < 3 {
+            driver.watermark(t * 10 + 1);
+        }
+    }
+    assert!(driver.scheduled() > 1, "nothing is out of date");
+    driver.watermark(1_001);
+    assert_eq!(driver.scheduled(), 1, "the session is there, and scheduled for its end");
+    driver.watermark(2_000);
+    assert_eq!((driver.held(), driver.scheduled()), (0, 0));
 }
