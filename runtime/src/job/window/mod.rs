@@ -63,6 +63,7 @@ mod function;
 mod late;
 mod operator;
 mod process;
+mod schedule;
 mod session;
 mod slot;
 mod stream;

@@ -5,13 +5,15 @@
 use super::assigner::{TimeDomain, TimeWindow};
 use super::function::WindowFunction;
 use super::late::Late;
-use super::slot::{AHEAD, AT_ONCE, Clocks, Rules, Schedule, Slot, key_heap};
-use super::trigger::{Trigger, TriggerResult};
+use super::schedule::{AHEAD, AT_ONCE, Schedule, key_heap};
+use super::slot::{Clocks, Rules, Slot};
+use super::trigger::Trigger;
 use crate::data::{Data, DecodeError, Key, Type};
 use crate::dataflow::{Batch, Output};
 use crate::error::Result;
 use crate::job::function::KeySelector;
 use crate::state::{KeyRef, KeyedTable, PaneState, RestoredMarks};
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
 /// All sessions lie in one pane.
@@ -114,10 +116,16 @@ impl<A: Data, S: Data> Data for OneSession<A, S> {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 struct At<K> {
     hash: u64,
     key: K,
+}
+
+impl<K: Eq> Hash for At<K> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.hash.hash(state);
+    }
 }
 
 pub(super) struct SessionEngine<W: WindowFunction, G: Trigger<W::In>> {
@@ -189,7 +197,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
         }
         let keys: Vec<W::Key> = self.state.entries(self.pane).map(|e| e.0.clone()).collect();
         for key in keys {
-            self.schedule(&KeyRef::of(&key));
+            self.schedule(&KeyRef::of(&key), None);
         }
         Ok(())
     }
@@ -239,18 +247,27 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
         self.clocks.at(self.time, self.before.now_of(hash, self.now()))
     }
 
-    /// Puts the key into the schedules if it must be looked at before they say so.
-    fn schedule(&mut self, key: &KeyRef<'_, W::Key>) {
+    /// Puts the key into the schedules if it must be looked at before they say so. `looked`: it was, as this clock went on, and
+    /// all that was due then has fired: what is due by now waits until the clock goes on again.
+    fn schedule(&mut self, key: &KeyRef<'_, W::Key>, looked: Option<TimeDomain>) {
         let Some(sessions) = self.state.get_mut(self.pane, key) else { return };
         let (event, processing) = sessions.due(self.time, self.lateness);
         let at = || At { hash: key.hash, key: key.key.clone() };
         if event < sessions.event_due {
             (sessions.event_due, sessions.event_recalled) = (event, false);
-            self.event.push(event, at());
+            if looked == Some(TimeDomain::EventTime) && event <= self.clocks.watermark {
+                self.event.hold(event, at());
+            } else {
+                self.event.push(event, at());
+            }
         }
         if processing < sessions.processing_due {
             (sessions.processing_due, sessions.processing_recalled) = (processing, false);
-            self.processing.push(processing, at());
+            if looked == Some(TimeDomain::ProcessingTime) && processing <= self.clocks.processing {
+                self.processing.hold(processing, at());
+            } else {
+                self.processing.push(processing, at());
+            }
         }
     }
 
@@ -301,7 +318,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
             session.window = window;
             let result = rules.add(record, t, window, &mut session.slot);
             rules.act(result, t, key.key, window, &mut session.slot, out);
-            self.schedule(&key);
+            self.schedule(&key, None);
         }
         self.account();
         Ok(())
@@ -319,6 +336,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
             return Ok(false);
         }
         self.clocks.watermark = watermark;
+        self.event.begin();
         self.known = 0;
         let mut most = self.most_at_once();
         while most > 0
@@ -327,6 +345,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
             self.look(time, &at, TimeDomain::EventTime, f, out)?;
             most -= 1;
         }
+        self.event.end(most == 0);
         self.account();
         Ok(most == 0)
     }
@@ -337,6 +356,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
             return Ok(false);
         }
         self.clocks.processing = now;
+        self.processing.begin();
         self.known = 0;
         let mut most = self.most_at_once();
         while most > 0
@@ -345,12 +365,20 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
             self.look(time, &at, TimeDomain::ProcessingTime, f, out)?;
             most -= 1;
         }
+        self.processing.end(most == 0);
         self.account();
         Ok(most == 0)
     }
 
     /// Calls the timers of the key's sessions that are due, drops the sessions that are done with.
     fn look(&mut self, time: i64, at: &At<W::Key>, domain: TimeDomain, f: &W, out: &mut Output<W::Out>) -> Result<()> {
+        let held = match domain {
+            TimeDomain::EventTime => self.event.is_held(at),
+            TimeDomain::ProcessingTime => self.processing.is_held(at),
+        };
+        if held {
+            return Ok(()); // it was looked at already
+        }
         if self.state.is_partial() {
             self.want_due(at, domain)?;
         }
@@ -372,26 +400,19 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
         let rules = Rules { function: f, trigger: &self.trigger, clocks: self.clocks };
         sessions.list.retain_mut(|s| {
             let cleanup = s.window.max_timestamp().saturating_add(lateness);
-            let mut last = i64::MIN;
             let until = if by == domain { cleanup } else { i64::MAX };
-            let call = |slot: &mut Slot<W::Acc, G::State>| match domain {
-                TimeDomain::EventTime => rules.event_timer(s.window, until, slot),
-                TimeDomain::ProcessingTime => rules.processing_timer(s.window, until, slot),
-            };
-            while let Some((time, result)) = call(&mut s.slot) {
-                let result = if time == last { TriggerResult::Continue } else { result };
+            while let Some((time, result)) = rules.timer(domain, s.window, until, &mut s.slot) {
                 rules.act(result, time, key.key, s.window, &mut s.slot, out);
-                if time <= last {
-                    break; // a trigger that sets the same timer over and over
+                if rules.waits(domain, time, &s.slot) {
+                    break;
                 }
-                last = time;
             }
             cleanup > now
         });
         if sessions.list.is_empty() {
             self.state.remove(self.pane, &key);
         } else {
-            self.schedule(&key);
+            self.schedule(&key, Some(domain));
         }
         Ok(())
     }
@@ -403,7 +424,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
 
     /// When [`Self::advance_processing`] has something to do.
     pub fn processing_due(&self) -> Option<i64> {
-        self.processing.next()
+        self.processing.next(self.clocks.processing)
     }
 }
 

@@ -1,11 +1,9 @@
-//! What windows with triggers keep per key and window, and when to look at it again.
+//! What windows with triggers keep per key and window, and what triggers do to it.
 use super::assigner::{TimeDomain, TimeWindow};
 use super::function::WindowFunction;
 use super::trigger::{Trigger, TriggerContext, TriggerResult, TriggerTimers};
 use crate::data::{Data, DecodeError, Type};
 use crate::dataflow::Output;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
 /// Accumulator, trigger state and timers of one key and window.
 #[derive(Debug, Clone)]
@@ -91,28 +89,34 @@ impl<W: WindowFunction, G: Trigger<W::In>> Rules<'_, W, G> {
         result
     }
 
-    /// Calls the trigger for the event-time timer if it is due and the window is still there then.
-    pub fn event_timer(
+    /// Calls the trigger for the timer of this domain if it is due and the window is still there then.
+    pub fn timer(
         &self,
+        domain: TimeDomain,
         window: TimeWindow,
         cleanup: i64,
         slot: &mut Slot<W::Acc, G::State>,
     ) -> Option<(i64, TriggerResult)> {
-        let time = slot.timers.event.filter(|&t| t <= self.clocks.watermark && t <= cleanup)?;
-        slot.timers.event = None;
-        Some((time, self.trigger.on_event_time(time, &mut self.cx(window, slot))))
+        let now = self.clocks.of(domain);
+        let time = slot.timers.of(domain).filter(|&t| t <= now && t <= cleanup)?;
+        let result = match domain {
+            TimeDomain::EventTime => {
+                slot.timers.event = None;
+                self.trigger.on_event_time(time, &mut self.cx(window, slot))
+            }
+            TimeDomain::ProcessingTime => {
+                slot.timers.processing = None;
+                self.trigger.on_processing_time(time, &mut self.cx(window, slot))
+            }
+        };
+        Some((time, result))
     }
 
-    /// As [`Self::event_timer`], for processing time.
-    pub fn processing_timer(
-        &self,
-        window: TimeWindow,
-        cleanup: i64,
-        slot: &mut Slot<W::Acc, G::State>,
-    ) -> Option<(i64, TriggerResult)> {
-        let time = slot.timers.processing.filter(|&t| t <= self.clocks.processing && t <= cleanup)?;
-        slot.timers.processing = None;
-        Some((time, self.trigger.on_processing_time(time, &mut self.cx(window, slot))))
+    /// The timer that was set while one for the time `fired` called back has its turn when this clock goes on the next time:
+    /// else a trigger that renews its timer would be called for ever.
+    pub fn waits(&self, domain: TimeDomain, fired: i64, slot: &Slot<W::Acc, G::State>) -> bool {
+        let now = self.clocks.of(domain);
+        slot.timers.of(domain).is_some_and(|t| t <= fired || now == i64::MAX)
     }
 
     /// Merges another window's slot into that of the window that covers both.
@@ -163,98 +167,5 @@ pub(super) fn set_time<T: Clone>(out: &mut Output<T>, window: TimeWindow, time: 
         out.erase_timestamp();
     } else {
         out.set_timestamp(time);
-    }
-}
-
-/// Keys that a store is asked for at once while timers fire.
-pub(super) const AHEAD: usize = if cfg!(test) { 3 } else { 512 };
-
-/// Timers that fire in one go where a store keeps slots.
-pub(super) const AT_ONCE: usize = if cfg!(test) { 2 } else { 4096 };
-
-/// Bytes that a key has besides its own size.
-pub(super) fn key_heap<K: Data>(key: &K) -> usize {
-    if !std::mem::needs_drop::<K>() {
-        return 0;
-    }
-    let mut bytes = Vec::new();
-    key.encode(&mut bytes);
-    bytes.len() * 5 / 4 + 16
-}
-
-/// When to look at something again: an entry may be out of date, so who takes it out asks whether it still holds.
-pub(super) struct Schedule<E>(BinaryHeap<Reverse<Due<E>>>);
-
-struct Due<E> {
-    time: i64,
-    what: E,
-}
-
-impl<E> PartialEq for Due<E> {
-    fn eq(&self, other: &Self) -> bool {
-        self.time == other.time
-    }
-}
-impl<E> Eq for Due<E> {}
-impl<E> PartialOrd for Due<E> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl<E> Ord for Due<E> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.time.cmp(&other.time)
-    }
-}
-
-impl<E> Default for Schedule<E> {
-    fn default() -> Self {
-        Self(BinaryHeap::new())
-    }
-}
-
-impl<E> Schedule<E> {
-    pub fn push(&mut self, time: i64, what: E) {
-        self.0.push(Reverse(Due { time, what }));
-    }
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-    /// The earliest time.
-    pub fn next(&self) -> Option<i64> {
-        self.0.peek().map(|d| d.0.time)
-    }
-    /// Some of those that are not after `now`, up to so many: the earliest, as a rule.
-    pub fn due(&self, now: i64, most: usize) -> Vec<E>
-    where
-        E: Clone,
-    {
-        let all = self.0.as_slice();
-        // an entry's children in the heap are not earlier than it
-        let (mut at, mut turn, mut due) = (vec![0], 0, Vec::new());
-        while let Some(&i) = at.get(turn)
-            && due.len() < most
-        {
-            turn += 1;
-            if let Some(Reverse(d)) = all.get(i).filter(|d| d.0.time <= now) {
-                due.push(d.what.clone());
-                at.extend([2 * i + 1, 2 * i + 2]);
-            }
-        }
-        due
-    }
-    /// About so many bytes does it take; `heap` says how many an entry has besides its own.
-    pub fn bytes(&self, heap: impl Fn(&E) -> usize) -> usize {
-        const SAMPLE: usize = 16;
-        let sample = self.0.as_slice().iter().take(SAMPLE);
-        let besides = sample.map(|Reverse(d)| heap(&d.what)).sum::<usize>() / self.0.len().clamp(1, SAMPLE);
-        // a vector that grows by doubling
-        self.0.len() * (size_of::<Due<E>>() * 3 / 2 + besides)
-    }
-    /// Takes out the earliest if it is not after `now`.
-    pub fn pop(&mut self, now: i64) -> Option<(i64, E)> {
-        self.next().filter(|&t| t <= now)?;
-        self.0.pop().map(|Reverse(d)| (d.time, d.what))
     }
 }

@@ -30,6 +30,15 @@ pub struct TriggerTimers {
     pub processing: Option<i64>,
 }
 
+impl TriggerTimers {
+    pub(super) fn of(&self, domain: TimeDomain) -> Option<i64> {
+        match domain {
+            TimeDomain::EventTime => self.event,
+            TimeDomain::ProcessingTime => self.processing,
+        }
+    }
+}
+
 impl Data for TriggerTimers {
     fn encode(&self, out: &mut Vec<u8>) {
         self.event.encode(out);
@@ -55,7 +64,10 @@ pub struct TriggerContext<'a, S> {
 
 /// Decides for each key and window when it fires. Implement it for rules of your own.
 ///
-/// A timer calls back once, when its time has come; one in the past calls back at the next watermark or tick.
+/// A timer calls back once, when its time has come; one in the past calls back at the next watermark or tick. One that is set
+/// while the timer of the same time calls back, for a time after that, calls back in the same go if it is due; for that time
+/// or one before, at the next watermark or tick. At the end of the input (`i64::MAX`) only those call back that were set
+/// before, so a trigger that renews its timer comes to an end.
 pub trait Trigger<T>: Clone + Send + Sync + 'static {
     /// What it keeps per key and window, as part of the keyed state.
     type State: Data + Default;

@@ -2,20 +2,28 @@
 use super::assigner::{Aligned, TimeDomain, TimeWindow};
 use super::function::WindowFunction;
 use super::late::Late;
-use super::slot::{AHEAD, AT_ONCE, Clocks, Rules, Schedule, Slot, key_heap};
+use super::schedule::{AHEAD, AT_ONCE, Schedule, key_heap};
+use super::slot::{Clocks, Rules, Slot};
 use super::trigger::{Trigger, TriggerTimers};
 use crate::data::Key;
 use crate::dataflow::{Batch, Output};
 use crate::error::Result;
 use crate::job::function::KeySelector;
 use crate::state::{KeyRef, KeyedTable, PaneState, RestoredMarks};
+use std::hash::{Hash, Hasher};
 
 /// A key in the pane of a window.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 struct At<K> {
     start: i64,
     hash: u64,
     key: K,
+}
+
+impl<K: Eq> Hash for At<K> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.start, self.hash).hash(state);
+    }
 }
 
 pub(super) struct TriggeredEngine<W: WindowFunction, G: Trigger<W::In>> {
@@ -247,6 +255,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
             return Ok(false);
         }
         self.clocks.watermark = watermark;
+        self.event_timers.begin();
         self.known = 0;
         let mut most = self.most_at_once();
         while most > 0
@@ -255,6 +264,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
             self.timer(time, at, TimeDomain::EventTime, f, out)?;
             most -= 1;
         }
+        self.event_timers.end(most == 0);
         self.account();
         if most == 0 {
             return Ok(true);
@@ -269,6 +279,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
             return Ok(false);
         }
         self.clocks.processing = now;
+        self.processing_timers.begin();
         self.known = 0;
         let mut most = self.most_at_once();
         while most > 0
@@ -277,6 +288,7 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
             self.timer(time, at, TimeDomain::ProcessingTime, f, out)?;
             most -= 1;
         }
+        self.processing_timers.end(most == 0);
         self.account();
         if most == 0 {
             return Ok(true);
@@ -290,26 +302,35 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
             self.want_due(&at, domain)?;
         }
         let window = Self::window(self.windows, at.start);
-        let cleanup = if self.time == domain { self.cleanup(window) } else { i64::MAX };
+        let (end, now) = (self.cleanup(window), self.now());
+        let cleanup = if self.time == domain { end } else { i64::MAX };
         let Some(pane) = self.state.find(at.start) else { return Ok(()) };
         let Some(slot) = self.state.get_mut(pane, &KeyRef { hash: at.hash, key: &at.key }) else { return Ok(()) };
-        let rules = Rules { function: f, trigger: &self.trigger, clocks: self.clocks };
-        let set = if domain == TimeDomain::EventTime { slot.timers.event } else { slot.timers.processing };
-        if set != Some(time) || time > cleanup {
+        let timers = match domain {
+            TimeDomain::EventTime => &mut self.event_timers,
+            TimeDomain::ProcessingTime => &mut self.processing_timers,
+        };
+        if slot.timers.of(domain) != Some(time) || time > cleanup || timers.is_held(&at) {
             return Ok(()); // it was moved since, or the window was gone by then
         }
-        let before = match domain {
-            TimeDomain::EventTime => TriggerTimers { event: None, ..slot.timers },
-            TimeDomain::ProcessingTime => TriggerTimers { processing: None, ..slot.timers },
-        };
-        let called = match domain {
-            TimeDomain::EventTime => rules.event_timer(window, cleanup, slot),
-            TimeDomain::ProcessingTime => rules.processing_timer(window, cleanup, slot),
-        };
-        if let Some((time, result)) = called {
+        let rules = Rules { function: f, trigger: &self.trigger, clocks: self.clocks };
+        let mut before = slot.timers;
+        if let Some((time, result)) = rules.timer(domain, window, cleanup, slot) {
             rules.act(result, time, &at.key, window, slot, out);
         }
         let after = slot.timers;
+        let set = match domain {
+            TimeDomain::EventTime => &mut before.event,
+            TimeDomain::ProcessingTime => &mut before.processing,
+        };
+        *set = None;
+        if rules.waits(domain, time, slot) {
+            // scheduled here, if the window is there when time goes on
+            *set = after.of(domain);
+            if let Some(t) = after.of(domain).filter(|_| end > now) {
+                timers.hold(t, at.clone());
+            }
+        }
         self.schedule(before, after, || At { start: at.start, hash: at.hash, key: at.key.clone() });
         Ok(())
     }
@@ -331,6 +352,6 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
         let first = (self.time == TimeDomain::ProcessingTime)
             .then(|| self.state.namespaces().next().map(|s| self.cleanup(Self::window(self.windows, s))))
             .flatten();
-        first.into_iter().chain(self.processing_timers.next()).min()
+        first.into_iter().chain(self.processing_timers.next(self.clocks.processing)).min()
     }
 }

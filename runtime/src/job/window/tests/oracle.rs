@@ -16,6 +16,8 @@ struct Window<S> {
     values: Vec<i64>,
     state: S,
     timers: TriggerTimers,
+    /// Its timer was set as time went on, for a time that had come.
+    waits: bool,
 }
 
 pub struct Oracle<G: Trigger<Rec>> {
@@ -102,6 +104,7 @@ impl<G: Trigger<Rec>> Oracle<G> {
             values: vec![],
             state: G::State::default(),
             timers: TriggerTimers::default(),
+            waits: false,
         });
         merged.window = window;
         for p in parts {
@@ -145,10 +148,15 @@ impl<G: Trigger<Rec>> Oracle<G> {
     }
 
     fn timers(&mut self, domain: TimeDomain) {
+        self.windows.iter_mut().for_each(|w| w.waits = false);
+        let end = i64::MAX == if domain == TimeDomain::EventTime { self.watermark } else { self.processing };
         loop {
             let due = |w: &Window<G::State>| {
                 let cleanup = w.window.max_timestamp().saturating_add(self.lateness);
                 let cleanup = if self.time == domain { cleanup } else { i64::MAX };
+                if w.waits {
+                    return None;
+                }
                 match domain {
                     TimeDomain::EventTime => w.timers.event.filter(|&t| t <= self.watermark && t <= cleanup),
                     TimeDomain::ProcessingTime => w.timers.processing.filter(|&t| t <= self.processing && t <= cleanup),
@@ -173,6 +181,8 @@ impl<G: Trigger<Rec>> Oracle<G> {
                     self.trigger.on_processing_time(t, &mut cx)
                 }
             };
+            let again = if domain == TimeDomain::EventTime { cx.timers.event } else { cx.timers.processing };
+            w.waits = again.is_some_and(|again| end || again <= t);
             self.act(at, result, t);
         }
         let now = self.now();

@@ -161,6 +161,26 @@ impl Trigger<Rec> for Odd {
     }
 }
 
+/// Moves its timer with each record; sets it anew a few times as it calls back: for then, for later, for before.
+#[derive(Debug, Clone)]
+pub(super) struct Restless;
+
+impl Trigger<Rec> for Restless {
+    type State = i64;
+    fn on_element(&self, record: &Rec, timestamp: i64, cx: &mut TriggerContext<'_, i64>) -> TriggerResult {
+        cx.timers.event = Some(timestamp + 9 - 4 * (record.1 % 5)).filter(|_| record.1 % 11 > 0);
+        TriggerResult::Continue
+    }
+    fn on_event_time(&self, time: i64, cx: &mut TriggerContext<'_, i64>) -> TriggerResult {
+        *cx.state += 1;
+        cx.timers.event = [None, Some(time), Some(time + 4), Some(time - 3), Some(time + 40)][(*cx.state % 5) as usize];
+        TriggerResult::Fire
+    }
+    fn on_merge(&self, other: i64, cx: &mut TriggerContext<'_, i64>) {
+        *cx.state += other;
+    }
+}
+
 pub(super) const EVENT: TimeDomain = TimeDomain::EventTime;
 pub(super) const CLOCK: TimeDomain = TimeDomain::ProcessingTime;
 
@@ -196,6 +216,7 @@ proptest! {
     fn by_the_clock(kind in kinds().prop_filter("has an end", |k| !matches!(k, Kind::Global)), n in 1u64..6, p in 1u32..4, events in events()) {
         play(kind, CLOCK, 0, DefaultTrigger(CLOCK), p, &events);
         play(kind, CLOCK, 0, Purging(Count(n)), p, &events);
+        play(kind, CLOCK, 0, Restless, p, &events);
         play(kind, CLOCK, 0, ContinuousProcessingTime::every(Duration::from_millis(n)), p, &events);
     }
 
@@ -218,6 +239,7 @@ proptest! {
     #[test]
     fn by_rules_of_ones_own(kind in kinds(), lateness in lateness(), p in 1u32..4, events in events()) {
         play(kind, EVENT, lateness, Odd, p, &events);
+        play(kind, EVENT, lateness, Restless, p, &events);
         play(kind, EVENT, lateness, Purging(EventTime), p, &events);
     }
 

@@ -3,7 +3,7 @@
 use super::co_group::co_grouped;
 use super::driver::{Driver, Fired, LATE, Places, Rec, listing, selector};
 use super::oracle::{Kind, Oracle};
-use super::properties::{CLOCK, EVENT, Event, Odd, Sum, events, kinds, lateness, play_counted, play_with, spec};
+use super::properties::{CLOCK, EVENT, Event, Odd, Restless, Sum, events, kinds, lateness, play_counted, play_with, spec};
 use crate::dataflow::Output;
 use crate::job::window::TimeWindow;
 use crate::job::window::assigner::{CountSpec, TimeDomain};
@@ -53,11 +53,12 @@ proptest! {
     }
 
     #[test]
-    fn by_triggers(kind in kinds(), lateness in lateness(), n in 1u64..6, which in 0..4, p in 1u32..4, memory in objects(), events in events()) {
+    fn by_triggers(kind in kinds(), lateness in lateness(), n in 1u64..6, which in 0..5, p in 1u32..4, memory in objects(), events in events()) {
         match which {
             0 => play(kind, EVENT, lateness, Purging(Count(n)), p, memory, &events),
             1 => play(kind, EVENT, lateness, ContinuousEventTime::every(Duration::from_millis(4 * n)), p, memory, &events),
             2 => play(kind, EVENT, lateness, ProcessingTime, p, memory, &events),
+            3 => play(kind, EVENT, lateness, Restless, p, memory, &events),
             _ => play(kind, EVENT, lateness, Odd, p, memory, &events),
         }
     }

@@ -1,8 +1,10 @@
-//! Triggers of the library at the end of their windows.
-use super::driver::{Driver, Fired};
-use crate::job::window::assigner::{Session, Tumbling, Windows};
+//! Triggers of the library at the end of their windows, and triggers of a user's own that renew or move their timers.
+use super::driver::{Driver, Fired, Rec};
+use crate::job::window::assigner::{Global, Session, Tumbling, Windows};
 use crate::job::window::operator::Spec;
-use crate::job::window::trigger::{ContinuousEventTime, ContinuousProcessingTime, Purging};
+use crate::job::window::trigger::{
+    ContinuousEventTime, ContinuousProcessingTime, Purging, Trigger, TriggerContext, TriggerResult,
+};
 use std::time::Duration;
 
 fn spec(windows: impl Into<Windows>, lateness: i64) -> Spec {
@@ -62,6 +64,90 @@ fn a_session_that_grows_fires_at_the_ticks_and_at_its_end_alone() {
     assert_eq!(d.take().0.len(), 2, "at 20 and 40");
     d.clock(60);
     assert_eq!((d.take().0.len(), d.held()), (1, 0));
+}
+
+/// Sets its timers anew whenever they call back, for so much later.
+#[derive(Clone)]
+struct Renew(i64);
+
+impl Trigger<Rec> for Renew {
+    type State = ();
+    fn on_element(&self, _: &Rec, timestamp: i64, cx: &mut TriggerContext<'_, ()>) -> TriggerResult {
+        cx.timers.event.get_or_insert(timestamp + 1);
+        TriggerResult::Continue
+    }
+    fn on_event_time(&self, time: i64, cx: &mut TriggerContext<'_, ()>) -> TriggerResult {
+        cx.timers.event = Some(time.saturating_add(self.0));
+        TriggerResult::Fire
+    }
+}
+
+/// As [`Renew`], by the clock.
+#[derive(Clone)]
+struct RenewByClock(i64);
+
+impl Trigger<Rec> for RenewByClock {
+    type State = ();
+    fn on_element(&self, _: &Rec, _: i64, cx: &mut TriggerContext<'_, ()>) -> TriggerResult {
+        cx.timers.processing.get_or_insert(cx.processing_time + 1);
+        TriggerResult::Continue
+    }
+    fn on_processing_time(&self, time: i64, cx: &mut TriggerContext<'_, ()>) -> TriggerResult {
+        cx.timers.processing = Some(time.saturating_add(self.0));
+        TriggerResult::Fire
+    }
+}
+
+/// Windows in which event-time timers live as long as time.
+fn endless() -> [Windows; 3] {
+    let by_clock = [Tumbling::of(ms(10)).processing_time().into(), Session::with_gap(ms(10)).processing_time().into()];
+    [Global.into(), by_clock[0], by_clock[1]]
+}
+
+#[test]
+fn a_timer_that_is_renewed_for_ever_calls_back_once_at_the_end_of_the_input() {
+    for (windows, step) in endless().into_iter().flat_map(|w| [(w, 1), (w, 0), (w, -3)]) {
+        let mut d = Driver::new(spec(windows, 0), Renew(step), 1);
+        d.records(&[((1, 1), 0), ((2, 2), 5)]);
+        d.watermark(i64::MAX);
+        assert_eq!(values(d.take().0), [[1], [2]], "{windows:?}, {step}");
+    }
+}
+
+#[test]
+fn a_timer_that_is_set_to_a_time_that_has_come_waits_for_the_next_watermark() {
+    let gap: Windows = Session::with_gap(ms(100)).into();
+    for windows in endless().into_iter().chain([Tumbling::of(ms(100)).into(), gap]) {
+        for step in [0, -3] {
+            let mut d = Driver::new(spec(windows, 0), Renew(step), 1);
+            d.records(&[((1, 1), 0)]);
+            for watermark in [10, 10, 20] {
+                d.watermark(watermark);
+                assert_eq!(values(d.take().0), [[1]], "{windows:?}, {step}, {watermark}");
+            }
+            // what waits is part of snapshots
+            d.restore(1);
+            d.watermark(30);
+            assert_eq!(values(d.take().0), [[1]], "{windows:?}, {step}");
+        }
+        let mut d = Driver::new(spec(windows, 0), Renew(3), 1);
+        d.records(&[((1, 1), 0)]);
+        d.watermark(10);
+        assert_eq!(d.take().0.len(), 4, "{windows:?}: at 1, 4, 7, 10");
+    }
+}
+
+#[test]
+fn a_timer_that_is_set_to_a_time_that_has_come_waits_for_the_next_ms_of_the_clock() {
+    let windows: [Windows; 3] = [Global.into(), Tumbling::of(ms(100)).into(), Session::with_gap(ms(100)).into()];
+    for windows in windows {
+        let mut d = Driver::new(spec(windows, 0), RenewByClock(0), 1);
+        d.records(&[((1, 1), 0)]);
+        for (clock, fires) in [(5, 1), (5, 0), (6, 1), (9, 1)] {
+            d.clock(clock);
+            assert_eq!(d.take().0.len(), fires, "{windows:?}, {clock}");
+        }
+    }
 }
 
 #[test]
