@@ -254,6 +254,9 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
         let (event, processing) = sessions.due(self.time, self.lateness);
         let at = || At { hash: key.hash, key: key.key.clone() };
         if event < sessions.event_due {
+            if sessions.event_due < i64::MAX {
+                self.event.outdate();
+            }
             (sessions.event_due, sessions.event_recalled) = (event, false);
             if looked == Some(TimeDomain::EventTime) && event <= self.clocks.watermark {
                 self.event.hold(event, at());
@@ -262,12 +265,30 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
             }
         }
         if processing < sessions.processing_due {
+            if sessions.processing_due < i64::MAX {
+                self.processing.outdate();
+            }
             (sessions.processing_due, sessions.processing_recalled) = (processing, false);
             if looked == Some(TimeDomain::ProcessingTime) && processing <= self.clocks.processing {
                 self.processing.hold(processing, at());
             } else {
                 self.processing.push(processing, at());
             }
+        }
+        self.tidy();
+    }
+
+    /// Throws out entries that are out of date when they are many.
+    fn tidy(&mut self) {
+        let Self { state, pane, event, processing, .. } = self;
+        let sessions = |at: &At<W::Key>| state.get(*pane, &KeyRef { hash: at.hash, key: &at.key });
+        let away = state.is_stored();
+        if event.is_crowded() {
+            event.tidy(|time, at| sessions(at).map_or(away, |s| s.event_recalled || s.event_due == time));
+        }
+        if processing.is_crowded() {
+            processing
+                .tidy(|time, at| sessions(at).map_or(away, |s| s.processing_recalled || s.processing_due == time));
         }
     }
 
@@ -372,19 +393,27 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
 
     /// Calls the timers of the key's sessions that are due, drops the sessions that are done with.
     fn look(&mut self, time: i64, at: &At<W::Key>, domain: TimeDomain, f: &W, out: &mut Output<W::Out>) -> Result<()> {
-        let held = match domain {
-            TimeDomain::EventTime => self.event.is_held(at),
-            TimeDomain::ProcessingTime => self.processing.is_held(at),
+        let scheduled = match domain {
+            TimeDomain::EventTime => &mut self.event,
+            TimeDomain::ProcessingTime => &mut self.processing,
         };
-        if held {
-            return Ok(()); // it was looked at already
+        if scheduled.is_held(at) {
+            scheduled.was_stale(); // it was looked at already
+            return Ok(());
         }
         if self.state.is_partial() {
             self.want_due(at, domain)?;
         }
         let key = KeyRef { hash: at.hash, key: &at.key };
         let (by, lateness, now, stored) = (self.time, self.lateness, self.now(), self.state.is_stored());
-        let Some(sessions) = self.state.get_mut(self.pane, &key) else { return Ok(()) };
+        let (scheduled, other) = match domain {
+            TimeDomain::EventTime => (&mut self.event, &mut self.processing),
+            TimeDomain::ProcessingTime => (&mut self.processing, &mut self.event),
+        };
+        let Some(sessions) = self.state.get_mut(self.pane, &key) else {
+            scheduled.was_stale();
+            return Ok(());
+        };
         if stored {
             sessions.recall(by, lateness);
         }
@@ -393,7 +422,8 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
             TimeDomain::ProcessingTime => (&mut sessions.processing_due, &mut sessions.processing_recalled),
         };
         // the key was scheduled for another time since; what comes from a store knows only not later than when it must be
-        if *due < time || (*due > time && !*recalled) {
+        if *due != time && !*recalled {
+            scheduled.was_stale();
             return Ok(());
         }
         (*due, *recalled) = (i64::MAX, false);
@@ -410,6 +440,9 @@ impl<W: WindowFunction, G: Trigger<W::In>> SessionEngine<W, G> {
             cleanup > now
         });
         if sessions.list.is_empty() {
+            if sessions.event_due.min(sessions.processing_due) < i64::MAX {
+                other.outdate();
+            }
             self.state.remove(self.pane, &key);
         } else {
             self.schedule(&key, Some(domain));

@@ -99,15 +99,10 @@ impl<W: WindowFunction, G: Trigger<W::In>> Rules<'_, W, G> {
     ) -> Option<(i64, TriggerResult)> {
         let now = self.clocks.of(domain);
         let time = slot.timers.of(domain).filter(|&t| t <= now && t <= cleanup)?;
+        slot.timers.clear(domain);
         let result = match domain {
-            TimeDomain::EventTime => {
-                slot.timers.event = None;
-                self.trigger.on_event_time(time, &mut self.cx(window, slot))
-            }
-            TimeDomain::ProcessingTime => {
-                slot.timers.processing = None;
-                self.trigger.on_processing_time(time, &mut self.cx(window, slot))
-            }
+            TimeDomain::EventTime => self.trigger.on_event_time(time, &mut self.cx(window, slot)),
+            TimeDomain::ProcessingTime => self.trigger.on_processing_time(time, &mut self.cx(window, slot)),
         };
         Some((time, result))
     }

@@ -37,6 +37,12 @@ impl TriggerTimers {
             TimeDomain::ProcessingTime => self.processing,
         }
     }
+    pub(super) fn clear(&mut self, domain: TimeDomain) {
+        match domain {
+            TimeDomain::EventTime => self.event = None,
+            TimeDomain::ProcessingTime => self.processing = None,
+        }
+    }
 }
 
 impl Data for TriggerTimers {

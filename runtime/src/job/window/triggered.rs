@@ -163,11 +163,44 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
     }
 
     fn schedule(&mut self, before: TriggerTimers, after: TriggerTimers, at: impl Fn() -> At<W::Key>) {
-        if let Some(t) = after.event.filter(|_| after.event != before.event) {
-            self.event_timers.push(t, at());
+        for domain in [TimeDomain::EventTime, TimeDomain::ProcessingTime] {
+            let (old, new) = (before.of(domain), after.of(domain));
+            if old == new {
+                continue;
+            }
+            let new = new.map(|time| (time, at()));
+            // what is gone by then needs no entry
+            let gone = |at: &At<W::Key>| self.cleanup(Self::window(self.windows, at.start));
+            let new = new.filter(|(time, at)| domain != self.time || *time <= gone(at));
+            let timers = match domain {
+                TimeDomain::EventTime => &mut self.event_timers,
+                TimeDomain::ProcessingTime => &mut self.processing_timers,
+            };
+            if old.is_some() {
+                timers.outdate();
+            }
+            if let Some((time, at)) = new {
+                timers.push(time, at);
+            }
         }
-        if let Some(t) = after.processing.filter(|_| after.processing != before.processing) {
-            self.processing_timers.push(t, at());
+        self.tidy();
+    }
+
+    /// Throws out entries that are out of date when they are many.
+    fn tidy(&mut self) {
+        let Self { state, event_timers, processing_timers, .. } = self;
+        let live = |domain: TimeDomain, time: i64, at: &At<W::Key>| {
+            let Some(pane) = state.find(at.start) else { return false };
+            match state.get(pane, &KeyRef { hash: at.hash, key: &at.key }) {
+                Some(slot) => slot.timers.of(domain) == Some(time),
+                None => state.is_stored(),
+            }
+        };
+        if event_timers.is_crowded() {
+            event_timers.tidy(|time, at| live(TimeDomain::EventTime, time, at));
+        }
+        if processing_timers.is_crowded() {
+            processing_timers.tidy(|time, at| live(TimeDomain::ProcessingTime, time, at));
         }
     }
 
@@ -304,32 +337,33 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
         let window = Self::window(self.windows, at.start);
         let (end, now) = (self.cleanup(window), self.now());
         let cleanup = if self.time == domain { end } else { i64::MAX };
-        let Some(pane) = self.state.find(at.start) else { return Ok(()) };
-        let Some(slot) = self.state.get_mut(pane, &KeyRef { hash: at.hash, key: &at.key }) else { return Ok(()) };
         let timers = match domain {
             TimeDomain::EventTime => &mut self.event_timers,
             TimeDomain::ProcessingTime => &mut self.processing_timers,
         };
-        if slot.timers.of(domain) != Some(time) || time > cleanup || timers.is_held(&at) {
-            return Ok(()); // it was moved since, or the window was gone by then
-        }
+        let pane = self.state.find(at.start);
+        let slot = pane.and_then(|pane| self.state.get_mut(pane, &KeyRef { hash: at.hash, key: &at.key }));
+        let slot = slot.filter(|s| s.timers.of(domain) == Some(time) && time <= cleanup && !timers.is_held(&at));
+        let Some(slot) = slot else {
+            timers.was_stale(); // it was moved since, or the window was gone by then
+            return Ok(());
+        };
         let rules = Rules { function: f, trigger: &self.trigger, clocks: self.clocks };
         let mut before = slot.timers;
+        before.clear(domain);
         if let Some((time, result)) = rules.timer(domain, window, cleanup, slot) {
             rules.act(result, time, &at.key, window, slot, out);
         }
-        let after = slot.timers;
-        let set = match domain {
-            TimeDomain::EventTime => &mut before.event,
-            TimeDomain::ProcessingTime => &mut before.processing,
-        };
-        *set = None;
-        if rules.waits(domain, time, slot) {
-            // scheduled here, if the window is there when time goes on
-            *set = after.of(domain);
-            if let Some(t) = after.of(domain).filter(|_| end > now) {
+        if let Some(t) = slot.timers.of(domain).filter(|_| rules.waits(domain, time, slot)) {
+            if end > now {
                 timers.hold(t, at.clone());
+            } else {
+                slot.timers.clear(domain); // the window is gone before time goes on
             }
+        }
+        let mut after = slot.timers;
+        if timers.is_held(&at) {
+            after.clear(domain);
         }
         self.schedule(before, after, || At { start: at.start, hash: at.hash, key: at.key.clone() });
         Ok(())
@@ -338,8 +372,17 @@ impl<W: WindowFunction, G: Trigger<W::In>> TriggeredEngine<W, G> {
     fn clean(&mut self) {
         let now = self.now();
         let done = |s: &i64| self.cleanup(Self::window(self.windows, *s)) <= now;
-        let n = self.state.namespaces().take_while(done).count();
+        let (n, all) = (self.state.namespaces().take_while(done).count(), self.state.panes());
+        if n == 0 {
+            return;
+        }
         self.state.remove_first(n);
+        // timers by the clock that the windows go by have come, or have no entry
+        match self.time {
+            TimeDomain::EventTime => self.processing_timers.outdate_panes(n, all),
+            TimeDomain::ProcessingTime => self.event_timers.outdate_panes(n, all),
+        }
+        self.tidy();
     }
 
     #[cfg(test)]

@@ -3,15 +3,17 @@
 use super::co_group::co_grouped;
 use super::driver::{Driver, Fired, LATE, Places, Rec, listing, selector};
 use super::oracle::{Kind, Oracle};
-use super::properties::{CLOCK, EVENT, Event, Odd, Restless, Sum, events, kinds, lateness, play_counted, play_with, spec};
+use super::properties::{
+    CLOCK, EVENT, Event, Odd, Restless, Sum, events, kinds, lateness, play_counted, play_with, spec,
+};
 use crate::dataflow::Output;
 use crate::job::window::TimeWindow;
 use crate::job::window::assigner::{CountSpec, TimeDomain};
 use crate::job::window::function::Aggregate;
 use crate::job::window::operator::{Spec, WindowOperator};
 use crate::job::window::trigger::{
-    ContinuousEventTime, ContinuousProcessingTime, Count, DefaultTrigger, ProcessingTime, Purging, Trigger, TriggerContext,
-    TriggerResult,
+    ContinuousEventTime, ContinuousProcessingTime, Count, DefaultTrigger, ProcessingTime, Purging, Trigger,
+    TriggerContext, TriggerResult,
 };
 use crate::state::rocks::factory_for_tests;
 use proptest::prelude::*;

@@ -57,7 +57,7 @@ fn a_session_that_grows_fires_at_the_ticks_and_at_its_end_alone() {
 
     let windows = Session::with_gap(ms(5)).processing_time();
     let mut d = Driver::new(spec(windows, 0), ContinuousProcessingTime::every(ms(20)), 1);
-    for t in (0..50).step_by(4) {
+    for t in (4..50).step_by(4) {
         d.clock(t);
         d.records(&[((1, t), 0)]);
     }
@@ -146,6 +146,77 @@ fn a_timer_that_is_set_to_a_time_that_has_come_waits_for_the_next_ms_of_the_cloc
         for (clock, fires) in [(5, 1), (5, 0), (6, 1), (9, 1)] {
             d.clock(clock);
             assert_eq!(d.take().0.len(), fires, "{windows:?}, {clock}");
+        }
+    }
+}
+
+/// Fires when nothing has come for a second.
+#[derive(Clone)]
+struct Quiet;
+
+impl Trigger<Rec> for Quiet {
+    type State = ();
+    fn on_element(&self, _: &Rec, timestamp: i64, cx: &mut TriggerContext<'_, ()>) -> TriggerResult {
+        cx.timers.event = Some(timestamp + 1_000);
+        cx.timers.processing = Some(timestamp + 5_000);
+        TriggerResult::Continue
+    }
+    fn on_event_time(&self, _: i64, _: &mut TriggerContext<'_, ()>) -> TriggerResult {
+        TriggerResult::Fire
+    }
+}
+
+#[test]
+fn timers_that_move_with_every_record_leave_nothing_behind() {
+    let windows: [Windows; 2] = [Global.into(), Tumbling::of(ms(1_000_000)).into()];
+    for windows in windows {
+        let mut d = Driver::new(spec(windows, 0), Quiet, 1);
+        for t in 0..1_000 {
+            d.records(&[((1, t), t), ((2, -t), t)]);
+            assert!(d.scheduled() < 30, "{windows:?}: {} entries after {t} records", d.scheduled());
+        }
+        d.watermark(1_998);
+        assert_eq!(d.take().0.len(), 0);
+        d.watermark(1_999);
+        assert_eq!(d.take().0.len(), 2);
+    }
+}
+
+/// The clock stands still: timers by the clock outlive their windows.
+#[test]
+fn windows_that_are_over_take_their_timers_along() {
+    let mut d = Driver::new(spec(Tumbling::of(ms(10)), 0), Quiet, 1);
+    for t in 0..1_000 {
+        d.records(&[((1, t), t), ((2, -t), t)]);
+        d.watermark(t);
+        assert!(d.scheduled() < 50, "{} entries after {t} records", d.scheduled());
+    }
+}
+
+/// Fires a little after each record.
+#[derive(Clone)]
+struct Soon;
+
+impl Trigger<Rec> for Soon {
+    type State = ();
+    fn on_element(&self, _: &Rec, timestamp: i64, cx: &mut TriggerContext<'_, ()>) -> TriggerResult {
+        cx.timers.event = Some(timestamp + 5);
+        TriggerResult::Continue
+    }
+    fn on_event_time(&self, _: i64, _: &mut TriggerContext<'_, ()>) -> TriggerResult {
+        TriggerResult::Fire
+    }
+}
+
+#[test]
+fn a_long_session_with_short_timers_is_scheduled_a_few_times_at_most() {
+    for windows in [Session::with_gap(ms(100_000)), Session::with_gap(ms(100_000)).processing_time()] {
+        let mut d = Driver::new(spec(windows, 0), Soon, 1);
+        for t in (0..10_000).step_by(10) {
+            d.records(&[((1, t), t)]);
+            d.watermark(t + 6);
+            assert_eq!(d.take().0.len(), 1);
+            assert!(d.scheduled() < 20, "{} entries at {t}", d.scheduled());
         }
     }
 }
