@@ -460,7 +460,10 @@ impl Chaos<'_> {
         let output = self.run.dir.join("output");
         let rows = self.run.work.check(&output)?;
         let files = OutputFiles::of(&output)?;
-        let OutputFiles { hidden, foreign, .. } = files;
+        let OutputFiles { mut hidden, foreign, .. } = files;
+        // as with the folders of savepoints below: one that was under way at a kill may have named its output already, and nobody
+        // knows who else has heard of it
+        hidden.retain(|path| path.extension().is_none_or(|e| e != "savepoint"));
         ensure!(hidden.is_empty() && foreign.is_empty(), "left over in the output: {hidden:?} {foreign:?}");
         let left = log.snapshot_folders()?;
         let left: Vec<_> = left.into_iter().filter(|name| !name.starts_with("savepoint-")).collect();
