@@ -149,6 +149,10 @@ impl PodHistory {
             return;
         }
         *counted = end.finished;
+        // it did as it was told
+        if pod.gone_by.is_some() && end.exit_code == 0 {
+            return;
+        }
         let h = self.roles.entry((pod.generation, pod.role)).or_default();
         // one that never started has no time of its start
         if end.started == 0 || end.finished - end.started < YOUNG_MS {

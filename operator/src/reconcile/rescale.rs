@@ -8,6 +8,8 @@ use weir_api::rest::{OperationState, WeirStatus};
 
 /// A job that does not run for so long cannot take a savepoint: a new generation takes over instead.
 const STUCK_MS: Millis = 15_000;
+/// How long taskmanagers that were told to go are waited for.
+const LEAVING_MS: Millis = 15_000;
 const RETRY_FIRST_MS: Millis = 5_000;
 const RETRY_MAX_MS: Millis = 120_000;
 
@@ -100,6 +102,11 @@ fn slots(p: &mut Planner<'_>, mut r: Rescale, s: &WeirStatus, wanted: u32) -> bo
     }
     let generation = p.status.deployed.as_ref().map_or(0, |d| d.generation);
     if s.slots_total < p.world.slots_needed(generation, r.to) {
+        return false;
+    }
+    // until they have heard it they offer their slots, and whoever takes them loses his tasks with them
+    if p.now() - r.since < LEAVING_MS && p.world.leaves(generation) {
+        p.wake_at(r.since + LEAVING_MS);
         return false;
     }
     r.tries += 1;

@@ -122,6 +122,12 @@ impl World {
         last.and_then(|s| s.slots_needed).map_or(parallelism, |n| n.at(parallelism))
     }
 
+    /// Some of the generation's taskmanagers were told to go, and are there still.
+    pub fn leaves(&self, generation: i64) -> bool {
+        let pods = self.generations.get(&generation).into_iter().flat_map(|g| &g.pods);
+        pods.into_iter().any(|p| p.role == Role::TaskManager && p.gone_by.is_some())
+    }
+
     /// No child of this generation is left.
     pub fn is_gone(&self, generation: i64) -> bool {
         self.generations

@@ -2,7 +2,9 @@
 //! The operator can be made to crash at any point of a pass: before and after the record is stored, and after each action.
 use super::*;
 
+use crate::build::Role;
 use crate::crd::status::RolloutKind;
+use crate::reconcile::pods::PodObs;
 use crate::reconcile::unreadable;
 use crate::reconcile::world::{DeploymentObs, GenerationObs, Problem, Refusal, StatusObs};
 use serde_json::{Value, json};
@@ -77,6 +79,8 @@ pub struct Sim {
     pub finishes_at: Option<usize>,
     /// The job ends by itself after the operator's last look, while the next generation asks for the log.
     pub finishes_unseen: bool,
+    /// Until then a taskmanager of generation 1 that was told to go is still there.
+    pub leaving_until: Millis,
     /// Starts asked for.
     pub starts: u32,
     pub invalid: Option<String>,
@@ -123,6 +127,7 @@ impl Sim {
             savepoints_fail: 0,
             finishes_at: None,
             finishes_unseen: false,
+            leaving_until: 0,
             starts: 0,
             invalid: None,
             kept: vec!["/c/kept".into()],
@@ -514,7 +519,7 @@ impl Sim {
                 service: k.service,
                 job_manager: k.has_manager.then(|| deployment(1)),
                 task_manager: k.task_managers.map(deployment),
-                pods: Vec::new(),
+                pods: Vec::from_iter((*g == 1 && self.now < self.leaving_until).then(leaving)),
                 status: Some(StatusObs {
                     reachable: k.manager.is_some(),
                     last: self.status(*g, k),
@@ -619,6 +624,21 @@ impl Sim {
     pub fn condition(&self, type_: &str) -> (String, String, Option<i64>) {
         let c = self.stored.conditions.iter().find(|c| c.type_ == type_).unwrap();
         (c.status.clone(), c.reason.clone(), c.observed_generation)
+    }
+}
+
+fn leaving() -> PodObs {
+    PodObs {
+        name: "p".into(),
+        uid: "u".into(),
+        generation: 1,
+        role: Role::TaskManager,
+        gone_by: Some(0),
+        node_lost: false,
+        unschedulable: String::new(),
+        containers: Vec::new(),
+        unregistered: false,
+        fenced: false,
     }
 }
 

@@ -326,6 +326,23 @@ fn a_rescale_goes_through_the_same_jobmanager_wherever_the_operator_crashes() {
 }
 
 #[test]
+fn a_rescale_waits_for_taskmanagers_that_were_told_to_go_but_not_for_ever() {
+    for (there, waits) in [(6_000, 6_000), (600_000, 15_000)] {
+        let mut s = Sim::running(json!({"parallelism": 1}));
+        // one that a scale down left: its slot is offered still
+        s.edit(json!({"parallelism": 2}));
+        let began = s.now;
+        s.leaving_until = began + there;
+        while s.claims().len() == 1 {
+            s.pass();
+            s.tick();
+            assert!(s.now - began < 40_000);
+        }
+        assert!((waits..waits + 5_000).contains(&(s.now - began)), "{there}: after {} ms", s.now - began);
+    }
+}
+
+#[test]
 fn a_jobmanager_that_came_back_with_its_launch_parallelism_is_rescaled_again() {
     let mut s = Sim::running(json!({}));
     s.edit(json!({"parallelism": 3}));

@@ -187,3 +187,15 @@ fn a_fenced_jobmanager_that_nobody_follows_is_replaced() {
     p.gone_by = Some(2_000);
     assert!(names(&PodHistory::default().look(&[p], 1_000)).is_empty(), "it is going already");
 }
+
+#[test]
+fn a_young_pod_that_goes_as_it_was_told_has_not_crashed() {
+    let mut h = PodHistory::default();
+    for name in ["a", "b", "c"] {
+        let mut p = pod(name);
+        p.uid = name.into();
+        p.gone_by = Some(40_000);
+        only(&mut p).terminated = Some(end(0, 3_000, "Completed", 0));
+        assert!(h.look(&[p], 4_000).problems.is_empty());
+    }
+}
